@@ -1,0 +1,120 @@
+"""What today's torch, mmengine and mmcv-lite need. Each patch says why, and when it can go.
+
+``apply()`` runs on ``import mmsolov2``, before mmdet is imported.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import torch
+
+from mmsolov2.errors import MissingOpError
+
+MMCV_NEEDED = (
+    'mmsolov2 needs mmcv or mmcv-lite, >=2.0.0rc4 and <2.2: '
+    "pip install 'mmsolov2[lite]' (no compiler needed), or mmcv for its compiled operators"
+)
+
+
+def apply() -> None:
+    """Make the stack work: idempotent, and each part stands aside when it is not needed."""
+    if importlib.util.find_spec('mmcv') is None:
+        raise ImportError(MMCV_NEEDED)
+    allow_checkpoint_types()
+    name_config_package()
+    if not has_compiled_ops():
+        stand_in_for_ops()
+        focal_loss_without_ops()
+
+
+def has_compiled_ops() -> bool:
+    """Whether mmcv's compiled operators are installed."""
+    module = sys.modules.get('mmcv._ext')
+    if module is not None:
+        return not isinstance(module, MissingOps)
+    return importlib.util.find_spec('mmcv._ext') is not None
+
+
+class MissingOps(types.ModuleType):
+    """Stands in for ``mmcv._ext``: has every operator, and each raises when it is called."""
+
+    def __getattr__(self, name: str):
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def missing_op(*args, **kwargs):
+            raise MissingOpError(
+                f"mmcv's compiled operator {name!r} is needed, but mmcv-lite has none: "
+                'install mmcv>=2.0.0rc4,<2.2 in place of mmcv-lite, or choose layers without it'
+            )
+
+        return missing_op
+
+
+def stand_in_for_ops() -> None:
+    """Let mmdet be imported on mmcv-lite.
+
+    Why: mmdet imports names from mmcv.ops at module level, and mmcv.ops loads ``mmcv._ext``, which
+    mmcv-lite does not have; SOLOv2 calls none of these operators. Can go when mmdet imports
+    operators where it uses them.
+    """
+    module = MissingOps('mmcv._ext')
+    module.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
+    sys.modules.setdefault('mmcv._ext', module)
+
+
+def focal_loss_without_ops() -> None:
+    """Let mmdet's FocalLoss train on CUDA with mmcv-lite.
+
+    Why: on CUDA it calls the compiled operator; its Python version gives the same values. Can go
+    when mmdet falls back by itself.
+    """
+    from mmdet.models.losses import focal_loss
+
+    def sigmoid_focal_loss(pred, target, *args, **kwargs):
+        """Focal loss of logits (n, C) with labels (n,); label C is the background."""
+        one_hot = torch.nn.functional.one_hot(target, num_classes=pred.size(1) + 1)
+        return focal_loss.py_sigmoid_focal_loss(pred, one_hot[:, :-1], *args, **kwargs)
+
+    focal_loss.sigmoid_focal_loss = sigmoid_focal_loss
+
+
+def allow_checkpoint_types() -> None:
+    """Let torch's safe loader read the checkpoints that mmengine writes.
+
+    Why: since torch 2.6 torch.load refuses all but listed types, and mmengine 0.10 stores its
+    loss history as HistoryBuffer and NumPy arrays. ``weights_only`` stays true: a checkpoint never
+    runs code. Can go when mmengine lists its own types.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    array, scalar = np.ones(1), np.float64(1)
+    rebuild_array, rebuild_scalar = array.__reduce__()[0], scalar.__reduce__()[0]
+    dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'bool')]
+    types_and_names = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    types_and_names += [rebuild_array, rebuild_scalar]
+    if torch_version() >= (2, 6):  # NumPy 1 and NumPy 2 store other names for the same functions
+        for package in ('numpy.core', 'numpy._core'):
+            types_and_names.append((rebuild_array, f'{package}.multiarray._reconstruct'))
+            types_and_names.append((rebuild_scalar, f'{package}.multiarray.scalar'))
+    torch.serialization.add_safe_globals(types_and_names)
+
+
+def torch_version() -> tuple[int, int]:
+    """Major and minor version of torch."""
+    major, minor = torch.__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+def name_config_package() -> None:
+    """Let mmengine resolve ``mmsolov2::…`` in configs.
+
+    Why: it only knows packages of a table of its own. Can go when mmengine asks the installed
+    distributions.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE.setdefault('mmsolov2', 'mmsolov2')

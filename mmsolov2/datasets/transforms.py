@@ -1,0 +1,52 @@
+"""Steps of the data pipelines that mmdet lacks."""
+
+import mmcv
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import Resize as MMDetResize
+
+from mmsolov2.errors import InputError
+from mmsolov2.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class MatchAnnotatedSize(BaseTransform):
+    """Bring a loaded image into the frame of its annotations.
+
+    An image that its EXIF tag turns by 90 degrees is loaded upright. If the annotations were drawn
+    on the unturned image, as the annotated width and height tell, it is loaded again without
+    turning. Images without annotated sizes stay upright.
+
+    Raises:
+        InputError: if the image has neither the annotated size nor that size turned.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``, ``img_shape`` and ``ori_shape`` where the frames differ."""
+        annotated = (results.get('height'), results.get('width'))
+        shape = results['img'].shape[:2]
+        if shape == annotated or None in annotated:
+            return results
+        if shape[::-1] == annotated:
+            unturned = mmcv.imread(results['img_path'], flag='color_ignore_orientation')
+            shape = unturned.shape[:2]
+        if shape != annotated:
+            raise InputError(
+                f'{results["img_path"]}: the image is {shape[1]}x{shape[0]} pixels, but its '
+                f'annotations say {annotated[1]}x{annotated[0]}: correct the annotation file'
+            )
+        return {**results, 'img': unturned, 'img_shape': shape, 'ori_shape': shape}
+
+
+@TRANSFORMS.register_module()
+class Resize(MMDetResize):
+    """mmdet's Resize, which also keeps a side of very long images at one pixel, not at none."""
+
+    def transform(self, results: dict) -> dict:
+        """Resize the image and its annotations to fit into ``scale``."""
+        height, width = results['img'].shape[:2]
+        if self.keep_ratio and self.scale:
+            size = mmcv.rescale_size((width, height), self.scale)
+            if min(size) < 1:
+                size = tuple(max(side, 1) for side in size)
+                return MMDetResize(scale=size, keep_ratio=False).transform(results)
+        return super().transform(results)

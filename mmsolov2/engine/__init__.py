@@ -1,0 +1,5 @@
+from mmsolov2.engine.atomic_backend import AtomicLocalBackend
+from mmsolov2.engine.checkpoint import load_from_local, require_match
+from mmsolov2.engine.hooks import ClassCheckHook
+
+__all__ = ['AtomicLocalBackend', 'ClassCheckHook', 'load_from_local', 'require_match']

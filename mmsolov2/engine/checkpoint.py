@@ -1,0 +1,111 @@
+"""Reading checkpoints: safely, and with errors that say what is wrong with the file."""
+
+import os
+import re
+from collections.abc import Mapping
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from mmsolov2.errors import InputError
+
+TORCH_MAGICS = (b'PK\x03\x04', b'\x80\x02\x8a\nl\xfc\x9c')  # torch's zip and its older format
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location=None) -> dict:
+    """Load a checkpoint file with torch's safe loader: its dict.
+
+    Takes the place of mmengine's loader of local files, which before torch 2.6 runs what a file
+    says, and whose errors do not name the file.
+
+    Raises:
+        InputError: if the file is missing, truncated, no checkpoint, or holds unsafe types.
+    """
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise InputError(f'{filename}: there is no such checkpoint; check the path')
+    try:
+        checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise InputError(f'{filename}: {_reason(filename, error)}') from error
+    if not isinstance(checkpoint, Mapping):
+        raise InputError(
+            f'{filename}: this file holds a value of type {type(checkpoint).__name__}, not a '
+            'checkpoint: pass a file that holds a state dict'
+        )
+    return checkpoint
+
+
+def _reason(filename: str, error: Exception) -> str:
+    """What is wrong with a file that torch.load refused, and the remedy."""
+    with open(filename, 'rb') as file:
+        start = file.read(8)
+    if not start:
+        return 'the file is empty: take an earlier checkpoint or download it again'
+    if not start.startswith(TORCH_MAGICS):
+        return f'this is no checkpoint of torch, it begins with {start!r}: pass a .pth file'
+    unsafe = re.search(r'GLOBAL (\S+)', str(error))
+    if unsafe:
+        return (
+            f'the checkpoint holds {unsafe[1]}, which is not loaded because it could run code: '
+            "save its weights alone, torch.save(dict(state_dict=model.state_dict()), 'new.pth')"
+        )
+    return 'the checkpoint is truncated or damaged: take an earlier one or download it again'
+
+
+def weights_for(model: nn.Module, checkpoint: Mapping) -> dict:
+    """The state dict in a checkpoint, without a wrapper's prefix, under the model's names."""
+    weights = checkpoint.get('state_dict', checkpoint)
+    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    return with_mask_neck(weights) if hasattr(model, 'mask_neck') else weights
+
+
+def with_mask_neck(weights: Mapping, prefix: str = '') -> dict:
+    """A state dict with mmdet's name of the mask features changed to ours."""
+    theirs, ours = f'{prefix}mask_head.mask_feature_head.', f'{prefix}mask_neck.'
+    return {
+        ours + name.removeprefix(theirs) if name.startswith(theirs) else name: value
+        for name, value in weights.items()
+    }
+
+
+def mismatches(model: nn.Module, state_dict: Mapping, prefix: str = '') -> tuple[int, list[str]]:
+    """Count entries of a state dict that fit a model by name and shape; name all that do not.
+
+    The names are those of the model that the state dict lacks or has in another shape, then those
+    that the model does not know.
+    """
+    ours = {f'{prefix}{name}': value.shape for name, value in model.state_dict().items()}
+    theirs = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
+    matched = sum(theirs.get(name) == shape for name, shape in ours.items())
+    wrong = [f'{name} (missing)' for name in ours if name not in theirs and not _counter(name)]
+    wrong += [
+        f'{name} (is {tuple(theirs[name])}, needs {tuple(shape)})' for name, shape in ours.items()
+        if theirs.get(name, shape) != shape
+    ]
+    return matched, wrong + [f'{name} (unknown)' for name in theirs if name not in ours]
+
+
+def _counter(name: str) -> bool:
+    """Whether an entry only counts batches: older checkpoints lack it, and nothing needs it."""
+    return name.endswith('num_batches_tracked')
+
+
+def require_match(
+    model: nn.Module, state_dict: Mapping, prefix: str = '', *, strict: bool = False
+) -> None:
+    """Raise InputError unless half of a model's entries, ``strict`` all, are in the state dict."""
+    matched, wrong = mismatches(model, state_dict, prefix)
+    total = len(model.state_dict())
+    if not wrong or (matched >= total / 2 and not strict):
+        return
+    more = f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''
+    raise InputError(
+        f'the checkpoint is of another model: {matched} of the {total} entries of '
+        f'{type(model).__name__} match; the first that do not: {", ".join(wrong[:5])}{more}. '
+        'Use the config that the checkpoint was trained with. To start from the backbone of '
+        "another model, use backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
+        "prefix='backbone.')"
+    )

@@ -1,0 +1,70 @@
+"""What the tools share: options, configs, and the checks before a run."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmdet.registry import RUNNERS
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmsolov2.errors import InputError
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add mmdet's options for configs, work folders and launchers."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config of a run, with the common options applied.
+
+    Raises:
+        InputError: if the file is missing or is no config.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    setup_cache_size_limit_of_dynamo()
+    config = open_config(args.config)
+    config.launcher = args.launcher
+    config.merge_from_dict(args.cfg_options or {})
+    config.work_dir = (
+        args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    )
+    backend = config.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    if not torch.cuda.is_available() and backend.get('backend', 'nccl') == 'nccl':
+        backend['backend'] = 'gloo'
+    return config
+
+
+def open_config(path: str) -> Config:
+    """Read a config file.
+
+    Raises:
+        InputError: if the file is missing or is no detector's config.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f'{path}: there is no such config file; check the path')
+    try:
+        config = Config.fromfile(path)
+    except (OSError, SyntaxError) as error:
+        raise InputError(f'{path}: this config cannot be read: {error}') from error
+    if 'model' not in config:
+        raise InputError(f'{path}: this config has no model; pass a leaf, not a file of _base_')
+    return config
+
+
+def build_runner(config: Config) -> Runner:
+    """mmengine's runner, or the one that the config names."""
+    if 'runner_type' in config:
+        return RUNNERS.build(config)
+    return Runner.from_cfg(config)

@@ -1,0 +1,3 @@
+from mmsolov2.evaluation.dump import DumpInstances
+
+__all__ = ['DumpInstances']

@@ -1,0 +1,7 @@
+from mmsolov2.models.grid_assigner import GridAssigner
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck
+from mmsolov2.models.mask_nms import MatrixNMS
+from mmsolov2.models.solov2 import SOLOv2
+from mmsolov2.models.solov2_head import SOLOv2Head
+
+__all__ = ['GridAssigner', 'MaskFeatureNeck', 'MatrixNMS', 'SOLOv2', 'SOLOv2Head']

@@ -1,0 +1,18 @@
+"""The dynamic convolution that training and prediction share: M = G * F."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
+    """Convolve features (E, h, w) with n kernels (n, E·size²): mask logits (n, h, w).
+
+    The borders are padded with zeros, so that every odd ``size`` keeps the mask size (SOLOv2,
+    section 3.1, M_ij = G_ij * F).
+    """
+    channels, height, width = features.shape
+    if not len(kernels):  # conv2d refuses; this product leaves both inputs a (zero) gradient
+        columns = F.unfold(features[None], size, padding=size // 2)[0]
+        return (kernels @ columns).view(0, height, width)
+    weight = kernels.view(-1, channels, size, size)
+    return F.conv2d(features[None], weight, padding=size // 2)[0]

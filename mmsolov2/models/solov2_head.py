@@ -1,0 +1,306 @@
+"""The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmdet.models.utils import unpack_gt_instances
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.dynamic_conv import dynamic_conv
+from mmsolov2.models.grid_assigner import positives, quarter_masks
+from mmsolov2.models.mask_results import MASK_FORMATS, MASK_STRIDE, Candidates, to_results
+from mmsolov2.registry import MODELS, TASK_UTILS
+
+GROUP_NORM = dict(type='GN', num_groups=32)
+CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
+NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01, override=CATEGORY_PRIOR)
+TEST_DEFAULTS = dict(
+    score_thr=0.1,
+    mask_thr=0.5,
+    nms_pre=500,
+    filter_thr=0.05,
+    max_per_img=100,
+    nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
+    mask_format='bitmap',
+)
+
+
+def keep_peaks(scores: Tensor) -> Tensor:
+    """Zero all scores (B, C, S, S) that are not the largest of the 2x2 cells they end."""
+    neighbours = F.max_pool2d(scores, kernel_size=2, stride=1, padding=1)
+    return scores * (neighbours[..., :-1, :-1] == scores)
+
+
+def flatten_cells(levels: Sequence[Tensor]) -> Tensor:
+    """Put all cells of levels (B, C, S, S) on one axis, level by level: (B, cells, C)."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
+    """Instance masks of mmdet's structures, padded at the right and below: (n, *size) bool."""
+    masks = masks.to_tensor(dtype=torch.bool, device=device)
+    height, width = masks.shape[-2:]
+    return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
+
+
+def checked_test_cfg(test_cfg: dict | None) -> dict:
+    """The test settings over their defaults, those of the published models.
+
+    Raises:
+        ValueError: if a setting does not exist or the mask format is unknown.
+    """
+    settings = {**TEST_DEFAULTS, **(test_cfg or {})}
+    unknown = sorted(settings.keys() - TEST_DEFAULTS.keys())
+    if unknown:
+        raise ValueError(
+            f'SOLOv2: test_cfg has unknown settings {unknown}; there are '
+            f'{sorted(TEST_DEFAULTS)} (kernel and sigma belong into nms=dict(...))'
+        )
+    if settings['mask_format'] not in MASK_FORMATS:
+        raise ValueError(
+            f'SOLOv2: test_cfg.mask_format must be one of {MASK_FORMATS}, not '
+            f'{settings["mask_format"]!r}'
+        )
+    for name in ('nms_pre', 'max_per_img'):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(
+                f'SOLOv2: test_cfg.{name} must be at least 1, or None for no limit, not '
+                f'{settings[name]}'
+            )
+    return settings
+
+
+@MODELS.register_module()
+class SOLOv2Head(BaseModule):
+    """Category logits (B, C, S, S) and kernels (B, D, S, S) for every pyramid level.
+
+    SOLOv2, section 3.1: each level is resized to a grid of S x S cells; two towers of 3x3
+    convolutions predict categories and mask kernels, the kernel tower with coordinates in its
+    first convolution and without an activation at its end. The loss is focal + 3 · Dice
+    (equation 2). Parameter names are those of the published weights.
+
+    Args:
+        num_classes: number of categories C; there is no background channel.
+        in_channels: channels of every pyramid level.
+        mask_channels: channels E of the mask features. ``SOLOv2`` fills it in from the mask neck.
+        feat_channels: channels of the towers.
+        stacked_convs: convolutions in each tower.
+        strides: stride of each level; a mask needs more pixels of the mask features than that.
+        num_grids: cells S along a side, for each level.
+        kernel_size: side k of the dynamic kernels, D = E·k² (table 3a).
+        use_coords: append x and y to the kernel branch's input (table 3b).
+        assigner: config of the assigner of instances to cells.
+        loss_cls: config of the category loss.
+        loss_mask: config of the mask loss.
+        test_cfg: thresholds, limits, mask NMS and mask format of prediction, over
+            ``TEST_DEFAULTS``.
+
+    Raises:
+        ValueError: if the levels disagree, the kernel size is even, or a test setting is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 256,
+        mask_channels: int = 256,
+        feat_channels: int = 512,
+        stacked_convs: int = 4,
+        strides: Sequence[int] = (8, 8, 16, 32, 32),
+        num_grids: Sequence[int] = (40, 36, 24, 16, 12),
+        kernel_size: int = 1,
+        use_coords: bool = True,
+        assigner: dict,
+        loss_cls: dict,
+        loss_mask: dict,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = GROUP_NORM,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | list | None = NORMAL_INIT,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.strides = tuple(strides)
+        self.num_grids = tuple(num_grids)
+        self.kernel_size = kernel_size
+        self.use_coords = use_coords
+        self.assigner = TASK_UTILS.build(assigner)
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_mask = MODELS.build(loss_mask)
+        self.train_cfg = train_cfg
+        self.test_cfg = checked_test_cfg(test_cfg)
+        self.nms = TASK_UTILS.build(self.test_cfg['nms'])
+        self._check_levels()
+
+        layer = dict(kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        self.cls_convs = nn.ModuleList()
+        self.kernel_convs = nn.ModuleList()
+        for i in range(stacked_convs):
+            before = feat_channels if i else in_channels
+            coords = 0 if i else 2 * use_coords
+            self.cls_convs.append(ConvModule(before, feat_channels, **layer))
+            self.kernel_convs.append(ConvModule(before + coords, feat_channels, **layer))
+        self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
+        self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
+        cells = torch.tensor(self.num_grids)**2
+        cell_strides = torch.tensor(self.strides).repeat_interleave(cells)  # (cells,)
+        self.register_buffer('cell_strides', cell_strides, persistent=False)
+
+    def _check_levels(self) -> None:
+        """Raise ValueError unless strides, grids and scale ranges are of the same levels."""
+        ranges = self.assigner.scale_ranges
+        if not len(self.strides) == len(self.num_grids) == len(ranges) >= 3:
+            raise ValueError(
+                'SOLOv2Head: strides, num_grids and assigner.scale_ranges need one entry for each '
+                f'of at least 3 pyramid levels, but have {len(self.strides)}, '
+                f'{len(self.num_grids)} and {len(ranges)}: {self.strides}, {self.num_grids}, '
+                f'{ranges}'
+            )
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f'SOLOv2Head: kernel_size must be odd, not {self.kernel_size}')
+
+    # Layers
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict from pyramid levels (B, in_channels, h, w), one entry a level each:
+
+        category logits (B, C, S, S) and kernels (B, D, S, S).
+        """
+        if len(features) != len(self.num_grids):
+            raise ValueError(
+                f'SOLOv2Head: the neck gives {len(features)} levels, but num_grids has '
+                f'{len(self.num_grids)}: set neck.num_outs={len(self.num_grids)}'
+            )
+        levels = zip(self._to_strides(features), self.num_grids, strict=True)
+        logits, kernels = zip(*(self._forward_level(x, grid) for x, grid in levels), strict=True)
+        return list(logits), list(kernels)
+
+    @staticmethod
+    def _to_strides(features: Sequence[Tensor]) -> list[Tensor]:
+        """Halve the first pyramid level and bring the last to the size of the one before."""
+        first, *middle, last = features
+        first = F.interpolate(first, scale_factor=0.5, mode='bilinear')
+        last = F.interpolate(last, size=middle[-1].shape[-2:], mode='bilinear')
+        return [first, *middle, last]
+
+    def _forward_level(self, features: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        """Logits (B, C, grid, grid) and kernels (B, D, grid, grid) of level (B, C', h, w)."""
+        if self.use_coords:
+            features = append_coordinates(features)
+        cells = F.interpolate(features, size=(grid, grid), mode='bilinear', align_corners=False)
+        category, kernel = cells[:, :self.in_channels], cells
+        for cls_conv, kernel_conv in zip(self.cls_convs, self.kernel_convs, strict=True):
+            category, kernel = cls_conv(category), kernel_conv(kernel)
+        return self.conv_cls(category), self.conv_kernel(kernel)
+
+    # Training
+
+    def loss(self, features: Sequence[Tensor], mask_features: Tensor,
+             data_samples: list) -> dict[str, Tensor]:
+        """``loss_cls`` and ``loss_mask`` of pyramid levels and mask features (B, E, h, w)."""
+        instances, _, _ = unpack_gt_instances(data_samples)
+        return self.loss_by_feat(*self(features), mask_features, instances)
+
+    def loss_by_feat(
+        self,
+        category_logits: Sequence[Tensor],
+        kernels: Sequence[Tensor],
+        mask_features: Tensor,
+        instances: list[InstanceData],
+    ) -> dict[str, Tensor]:
+        """``loss_cls`` and ``loss_mask`` of the outputs of ``forward`` (equation 2).
+
+        ``loss_cls`` is over the number of positive cells + 1; ``loss_mask`` adds up all pairs of
+        cell and instance, over the number of positive cells, as in mmdet.
+        """
+        size = [MASK_STRIDE * side for side in mask_features.shape[-2:]]
+        masks = [padded_masks(gt.masks, size, mask_features.device) for gt in instances]
+        targets = [
+            self.assigner(
+                mask, gt.labels, gt.bboxes, num_grids=self.num_grids, background=self.num_classes
+            ) for mask, gt in zip(masks, instances, strict=True)
+        ]
+        num_positive = torch.stack([image.num_positive for image in targets]).sum()
+        labels = torch.stack([image.labels for image in targets])
+        loss_cls = self.loss_cls(
+            flatten_cells(category_logits).flatten(0, 1),
+            labels.flatten(),
+            avg_factor=num_positive + 1,
+        )
+        images = zip(mask_features, flatten_cells(kernels), masks, positives(targets), strict=True)
+        loss_mask = torch.cat([self._mask_losses(*image) for image in images])
+        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=1))
+
+    def _mask_losses(
+        self, features: Tensor, kernels: Tensor, masks: Tensor, positive: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Mask loss (p,) of an image's p positives: pairs of cell (p,) and instance (p,)."""
+        cell, instance = positive
+        logits = dynamic_conv(features, kernels[cell], self.kernel_size)
+        targets = quarter_masks(masks)[instance]
+        return self.loss_mask(logits.float(), targets, reduction_override='none')
+
+    # Prediction
+
+    def predict(
+        self,
+        features: Sequence[Tensor],
+        mask_features: Tensor,
+        data_samples: list,
+        *,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """Results of every image, of pyramid levels and mask features (B, E, h, w)."""
+        metas = [sample.metainfo for sample in data_samples]
+        return self.predict_by_feat(*self(features), mask_features, metas, rescale=rescale)
+
+    def predict_by_feat(
+        self,
+        category_logits: Sequence[Tensor],
+        kernels: Sequence[Tensor],
+        mask_features: Tensor,
+        metas: list[dict],
+        *,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """Results of every image, of the outputs of ``forward`` (section 3.2, inference).
+
+        Each has n instances, the highest score first: ``scores`` (n,), ``labels`` (n,),
+        ``bboxes`` (n, 4) xyxy around the masks, ``masks`` (n, H, W) bool or n RLE dicts.
+        """
+        scores = flatten_cells([keep_peaks(level.float().sigmoid()) for level in category_logits])
+        images = zip(scores, flatten_cells(kernels), mask_features, strict=True)
+        return [
+            to_results(
+                self._rescore(self._candidates(*image)),
+                meta,
+                rescale=rescale,
+                mask_threshold=self.test_cfg['mask_thr'],
+                mask_format=self.test_cfg['mask_format'],
+            ) for image, meta in zip(images, metas, strict=True)
+        ]
+
+    def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> Candidates:
+        """Cells (cells, C) above the threshold and with enough mask, scored by their maskness."""
+        cell, label = (scores > self.test_cfg['score_thr']).nonzero(as_tuple=True)
+        masks = dynamic_conv(features, kernels[cell], self.kernel_size).float().sigmoid()
+        inside = masks > self.test_cfg['mask_thr']
+        area = inside.sum((1, 2))
+        maskness = (masks * inside).sum((1, 2)) / area
+        candidates = Candidates(scores[cell, label] * maskness, label, masks)
+        return candidates[area > self.cell_strides[cell]]
+
+    def _rescore(self, candidates: Candidates) -> Candidates:
+        """The best candidates after mask NMS, the highest score first."""
+        cfg = self.test_cfg
+        best = candidates.ranked()[:cfg['nms_pre']]
+        best.scores = self.nms(best.scores, best.labels, best.masks > cfg['mask_thr'])
+        return best[best.scores >= cfg['filter_thr']].ranked()[:cfg['max_per_img']]

@@ -1,0 +1,81 @@
+"""Train, evaluate and look at SOLOv2 on generated shapes: ``python tools/demo.py``.
+
+What it runs are the project's own tools, printed so that you can run them yourself. Each step is
+skipped when it is done, and training goes on where it was interrupted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = 'configs/shapes/solov2-light_r18_fpn_shapes.py'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train and see SOLOv2 on generated shapes')
+    parser.add_argument('--out-dir', default='demo', help='folder for everything but the data')
+    parser.add_argument('--epochs', type=int, help='epochs to train; the default is the config')
+    parser.add_argument('--min-ap', type=float, default=0, help='fail if segm AP is lower')
+    return parser.parse_args()
+
+
+def run(script: str, *arguments: str) -> None:
+    """Print and run one of the project's tools; exit with its status if it fails."""
+    print(f'\n$ python tools/{script} {" ".join(arguments)}', flush=True)
+    command = [sys.executable, str(ROOT / 'tools' / script), *arguments]
+    status = subprocess.run(command, cwd=ROOT).returncode
+    if status:
+        sys.exit(status)
+
+
+def train(work_dir: Path, epochs: int | None) -> Path:
+    """Train unless it is done: the last checkpoint."""
+    options = ['--cfg-options', *schedule_options(epochs)] if epochs else []
+    done = work_dir / 'done'
+    if not done.is_file() or done.read_text() != str(epochs):
+        run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
+        done.write_text(str(epochs))
+    return Path((work_dir / 'last_checkpoint').read_text().strip())
+
+
+def schedule_options(epochs: int) -> list[str]:
+    """The config's schedule squeezed into fewer epochs."""
+    return [
+        f'train_cfg.max_epochs={epochs}',
+        f'train_cfg.val_interval={epochs}',
+        f'param_scheduler.1.end={epochs}',
+        f'param_scheduler.1.T_max={epochs}',
+    ]
+
+
+def evaluate(checkpoint: Path, work_dir: Path) -> dict[str, float]:
+    """COCO figures of a checkpoint on the held-out shapes."""
+    run('test.py', CONFIG, str(checkpoint), '--work-dir', str(work_dir))
+    newest = max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())
+
+
+def main() -> None:
+    args = parse_args()
+    out_dir = (ROOT / args.out_dir).resolve()
+    run('make_shapes.py', 'data/shapes')
+    checkpoint = train(out_dir / 'train', args.epochs)
+    figures = evaluate(checkpoint, out_dir / 'test')
+    images = [f'data/shapes/val/{number:06}.png' for number in range(1, 13)]
+    pictures = out_dir / 'predictions'
+    run(
+        'predict.py', *images, '--config', CONFIG, '--checkpoint', str(checkpoint),
+        '--out-dir', str(pictures)
+    )  # yapf: disable
+    segm, bbox = figures['coco/segm_mAP'], figures['coco/bbox_mAP']
+    print(f'\nAP on held-out shapes: masks {segm:.3f}, boxes {bbox:.3f}')
+    print(f'Look at the predicted masks: {pictures / "overlays"}')
+    if segm < args.min_ap:
+        sys.exit(f'error: mask AP {segm:.3f} is lower than --min-ap {args.min_ap}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,538 @@
+"""Make the shapes set: textured, overlapping shapes with exact instance masks in COCO format.
+
+    python tools/make_shapes.py data/shapes --num-train 400 --num-val 100 --seed 0
+
+writes OUT/annotations/{train,val}.json, OUT/train/000001.png ... and OUT/val/000001.png ...
+Five classes (circle, square, triangle, star, ring) in sizes from COCO-small to COCO-large, one to
+nine in an image. Colour and texture say nothing of the class: only the form does. A mask holds
+exactly the pixels that are seen, so a shape painted later takes its pixels from those below it.
+
+The same arguments give the same bytes: image k has its own generator, seeded with
+[seed, split, k], and all forms and textures are drawn with whole numbers. Every 50th train image
+(from the 20th on) holds no shape at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
+SPLITS = ('train', 'val')
+DESCRIPTION = 'Shapes: textured, overlapping shapes with exact visible masks'
+RECIPE = 1  # raise it when the same arguments would give other files
+MADE_WITH = 'made_with.json'
+
+UNIT = 1024  # 1.0 in fixed point
+HOLE = 563  # radius of a ring's hole, of an outer radius of UNIT
+AREAS = {'circle': 3217, 'square': 2048, 'triangle': 1330, 'star': 1150, 'ring': 2244}  # radius 1
+
+# (least, most) square root of a shape's area; each pair is drawn with equal chance
+SIDES = 3 * ((11, 29), ) + 3 * ((34, 88), ) + 4 * ((104, 136), )
+MAX_SHAPES = 9
+TRIES = 20  # places tried for a shape before it is left out
+MIN_VISIBLE_PIXELS = 40
+MIN_VISIBLE_PERCENT = 30
+SMALL, LARGE = 32**2, 96**2  # COCO's bounds between small, medium and large areas
+
+Array = np.ndarray
+Rng = np.random.Generator
+Texture = Callable[[Rng, Array, Array, int], Array]
+
+
+class FolderError(Exception):
+    """The output folder cannot be used as asked; the text names it and the remedy."""
+
+
+class Polygon(NamedTuple):
+    """A form as half-planes: inside where `need` of `sides` hold, each `reach` off the centre."""
+
+    sides: int
+    need: int
+    reach: int
+
+
+POLYGONS = {
+    'square': Polygon(4, 4, 724),
+    'triangle': Polygon(3, 3, 512),
+    'star': Polygon(5, 4, 316),
+}
+
+
+class Scene(NamedTuple):
+    """An image in the making; `owner` holds 0 for background and i for the i-th shape."""
+
+    image: Array  # (H, W, 3) uint8, BGR
+    owner: Array  # (H, W) uint8
+    kinds: list[int]  # index into CLASSES of each shape
+    areas: list[int]  # pixels of each shape before anything hides it
+    colours: list[Array]  # (3,) int64, mean of the background and of each shape
+
+
+def direction(degrees: int) -> tuple[int, int]:
+    """(cosine, sine) of an angle in whole degrees, in fixed point."""
+    turn = math.radians(degrees)
+    return round(UNIT * math.cos(turn)), round(UNIT * math.sin(turn))
+
+
+def along(y: Array, x: Array, degrees: int) -> Array:
+    """(H, W): how far each pixel lies in a direction, in fixed point."""
+    cos, sin = direction(degrees)
+    return x * cos + y * sin
+
+
+def disc(u: Array, v: Array, radius: int) -> Array:
+    """(S, S) bool: the points no further than `radius` from the centre."""
+    return u * u + v * v <= radius * radius
+
+
+def polygon(u: Array, v: Array, radius: int, form: Polygon) -> Array:
+    """(S, S) bool: the points inside a regular polygon or star of that circumradius."""
+    step = 360 // form.sides
+    limit = form.reach * radius
+    hits = sum((along(v, u, k * step) <= limit).astype(int) for k in range(form.sides))
+    return hits >= form.need
+
+
+def rasterise(kind: str, radius: int, angle: int = 0, squeeze: int = 100) -> Array:
+    """(2R+1, 2R+1) bool: the form turned by `angle` degrees, one axis at `squeeze` percent."""
+    offsets = np.arange(-radius, radius + 1, dtype=np.int64)
+    y, x = offsets[:, None], offsets[None, :]
+    u, v = along(y, x, angle) * 100 // squeeze, along(y, x, angle + 90)
+    if kind in POLYGONS:
+        return polygon(u, v, radius * UNIT, POLYGONS[kind])
+    inside = disc(u, v, radius * UNIT)
+    return inside & ~disc(u, v, radius * HOLE) if kind == 'ring' else inside
+
+
+def random_form(rng: Rng, kind: str, largest: int) -> Array:
+    """(2R+1, 2R+1) bool: a form of random size and turn; all classes share the same areas."""
+    low, high = SIDES[rng.integers(len(SIDES))]
+    side = int(rng.integers(min(low, largest // 2), min(high, largest) + 1))
+    squeeze = int(rng.integers(82, 101))
+    radius = math.isqrt(side * side * UNIT * 100 // (AREAS[kind] * squeeze))
+    return rasterise(kind, radius, int(rng.integers(360)), squeeze)
+
+
+def grid(height: int, width: int) -> tuple[Array, Array]:
+    """(H, 1) and (1, W) int32: row and column numbers."""
+    rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
+    return rows[:, None], columns[None, :]
+
+
+def gradient(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32 from 0 to 256: a ramp in a random direction; `cell` is not used."""
+    ramp = along(y, x, int(rng.integers(360)))
+    ramp = ramp - ramp.min()
+    return ramp * 256 // max(1, int(ramp.max()))
+
+
+def stripes(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32, 0 or 256: bands `cell` pixels wide in a random direction."""
+    return along(y, x, int(rng.integers(180))) // (cell * UNIT) % 2 * 256
+
+
+def checks(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32, 0 or 256: a turned chessboard with fields `cell` pixels wide."""
+    angle, pitch = int(rng.integers(90)), cell * UNIT
+    return (along(y, x, angle) // pitch + along(y, x, angle + 90) // pitch) % 2 * 256
+
+
+def dots(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32, 0 or 256: dots about `cell` pixels wide on a turned grid."""
+    angle, pitch = int(rng.integers(90)), (cell * 3 + 3) // 2 * UNIT
+    u = along(y, x, angle) % pitch - pitch // 2
+    v = along(y, x, angle + 90) % pitch - pitch // 2
+    return disc(u, v, pitch * 3 // 10) * np.int32(256)
+
+
+def noise(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32 from 0 to 256: blotches about half a `cell` wide."""
+    side = (cell + 1) // 2
+    shape = (y.size // side + 1, x.size // side + 1)
+    return rng.integers(0, 257, shape, np.int32)[y // side, x // side]
+
+
+def plain(rng: Rng, y: Array, x: Array, cell: int) -> Array:
+    """(H, W) int32: one level everywhere; `cell` is not used."""
+    return np.full((y.size, x.size), rng.integers(0, 257), np.int32)
+
+
+TEXTURES = (gradient, stripes, checks, dots, noise, plain)
+BACKDROPS = (gradient, stripes, noise)
+
+
+def bgr(hue: Array, saturation: Array, value: Array) -> Array:
+    """(N, 3) int64 in 0..255 from (N,) hues in 0..1535, saturations and values in 0..255."""
+    sector = (hue[:, None] + np.array([1, 3, 5]) * 256) % 1536
+    depth = np.clip(np.minimum(sector, 1024 - sector), 0, 256)
+    return value[:, None] - (value * saturation)[:, None] * depth // (255 * 256)
+
+
+def partner(rng: Rng, colour: Array, low: int, high: int) -> Array:
+    """(3,) int64: the colour moved `low` to `high` percent of the way to black or white."""
+    goal = 255 if colour.mean() < 110 else 0
+    return colour + (goal - colour) * int(rng.integers(low, high + 1)) // 100
+
+
+def weave(
+    rng: Rng, textures: Sequence[Texture], height: int, width: int, first: Array, second: Array
+) -> Array:
+    """(H, W, 3) uint8: two colours in one of the textures, with a fine grain."""
+    y, x = grid(height, width)
+    coarsest = min(8, min(height, width) // 8)
+    texture = textures[rng.integers(len(textures))]
+    weights = texture(rng, y, x, int(rng.integers(2, coarsest + 3)))
+    ramp = first + (second - first) * np.arange(257)[:, None] // 256
+    ramp = np.clip(ramp - 5, 0, 245).astype(np.uint8)
+    return np.take(ramp, weights, axis=0) + rng.integers(0, 11, (height, width, 1), np.uint8)
+
+
+def far_colour(rng: Rng, taken: Sequence[Array]) -> Array:
+    """(3,) int64: of some vivid colours the one least like all those in `taken`."""
+    colours = bgr(*rng.integers((0, 110, 90), (1536, 256, 256), (10, 3)).T)
+    gaps = np.abs(colours[:, None] - np.array(taken)).sum(2).min(1)
+    return colours[gaps.argmax()]
+
+
+def backdrop(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
+    """A (H, W, 3) uint8 background in two muted colours, and their mean (3,) int64."""
+    value = (30, 90) if rng.integers(2) else (150, 240)
+    first = bgr(*rng.integers((0, 20, value[0]), (1536, 120, value[1]), (1, 3)).T)[0]
+    second = partner(rng, first, 12, 28)
+    return weave(rng, BACKDROPS, height, width, first, second), (first + second) // 2
+
+
+def window(centre: int, radius: int, length: int) -> tuple[slice, slice]:
+    """Along one axis: the part of an image under a form, and the part of the form on the image."""
+    low, high = max(0, centre - radius), min(length, centre + radius + 1)
+    return slice(low, high), slice(low - centre + radius, high - centre + radius)
+
+
+def cover(owner: Array, form: Array, row: int, column: int) -> Array:
+    """(H, W) uint8: `owner` after the form has been laid on it as one more shape."""
+    radius = form.shape[0] // 2
+    rows, form_rows = window(row, radius, owner.shape[0])
+    columns, form_columns = window(column, radius, owner.shape[1])
+    covered = owner.copy()
+    covered[rows, columns][form[form_rows, form_columns]] = owner.max() + 1
+    return covered
+
+
+def all_visible(owner: Array, areas: Sequence[int]) -> bool:
+    """Whether enough is seen of each shape, given its pixels before anything hid it."""
+    seen = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
+    share = np.array(areas) * MIN_VISIBLE_PERCENT
+    return bool(np.all((seen >= MIN_VISIBLE_PIXELS) & (seen * 100 >= share)))
+
+
+def random_spot(rng: Rng, owner: Array, margin: int) -> tuple[int, int]:
+    """(row, column) of a random pixel off the rim, by preference one that is on a shape."""
+    size = np.array(owner.shape)
+    low = np.minimum(margin, (size - 1) // 2)
+    spots = rng.integers(low, size - low, (2, 2)).tolist()
+    row, column = spots[0] if owner[tuple(spots[0])] else spots[1]
+    return row, column
+
+
+def find_place(rng: Rng, scene: Scene, form: Array) -> Array | None:
+    """(H, W) uint8 owners with the form in a place that hides no shape too much, if one is met."""
+    areas = [*scene.areas, int(form.sum())]
+    for _ in range(TRIES):
+        spot = random_spot(rng, scene.owner, form.shape[0] // 4)
+        covered = cover(scene.owner, form, *spot)
+        if all_visible(covered, areas):
+            return covered
+    return None
+
+
+def paint(rng: Rng, scene: Scene, fresh: Array) -> None:
+    """Fill the pixels `fresh` (H, W) bool of the image with a texture of a new colour."""
+    left, top, width, height = tight_box(fresh)
+    inside = slice(top, top + height), slice(left, left + width)
+    colour = far_colour(rng, scene.colours)
+    strength = min(55, 15 + min(height, width))  # gentle on tiny shapes, to keep their form
+    shade = partner(rng, colour, strength // 2, strength)
+    texture = weave(rng, TEXTURES, height, width, colour, shade)
+    scene.image[inside][fresh[inside]] = texture[fresh[inside]]
+    scene.colours.append((colour + shade) // 2)
+
+
+def add_shape(rng: Rng, scene: Scene) -> None:
+    """Paint one more random shape; leave the scene as it is when no place is found for it."""
+    kind = int(rng.integers(len(CLASSES)))
+    form = random_form(rng, CLASSES[kind], min(scene.owner.shape) * 9 // 16)
+    covered = find_place(rng, scene, form)
+    if covered is None:
+        return
+    paint(rng, scene, covered != scene.owner)
+    scene.owner[...] = covered
+    scene.kinds.append(kind)
+    scene.areas.append(int(form.sum()))
+
+
+def is_empty(split: str, index: int) -> bool:
+    """Whether an image of the set holds no shape; it depends on nothing but its place."""
+    return split == 'train' and index % 50 == 19
+
+
+def make_scene(seed: int, split: str, index: int, height: int, width: int) -> Scene:
+    """The finished image `index` (from 0) of a split, whatever the number of images."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    image, colour = backdrop(rng, height, width)
+    scene = Scene(image, np.zeros((height, width), np.uint8), [], [], [colour])
+    if is_empty(split, index):
+        return scene
+    for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
+        add_shape(rng, scene)
+    while not scene.kinds:
+        add_shape(rng, scene)
+    return scene
+
+
+def tight_box(mask: Array) -> list[int]:
+    """[x, y, width, height] of the True pixels of a mask (H, W) bool that has some."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+
+
+def encode(mask: Array) -> dict[str, Any]:
+    """COCO's compressed run-length form of a mask (H, W) bool, ready for JSON."""
+    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {'counts': runs['counts'].decode('ascii'), 'size': [int(n) for n in runs['size']]}
+
+
+def annotate(scene: Scene, image_id: int) -> Iterator[dict[str, Any]]:
+    """The COCO annotations of a scene, without ids, from the shape painted first to the last."""
+    for number, kind in enumerate(scene.kinds, start=1):
+        mask = scene.owner == number
+        yield {
+            'image_id': image_id,
+            'category_id': kind + 1,
+            'segmentation': encode(mask),
+            'bbox': tight_box(mask),
+            'area': int(mask.sum()),
+            'iscrowd': 0,
+        }
+
+
+def coco_header() -> dict[str, Any]:
+    """The parts of a COCO file that are the same in every split."""
+    return {
+        'info': {
+            'description': DESCRIPTION,
+            'version': str(RECIPE)
+        },
+        'licenses': [],
+        'categories': [{
+            'id': number,
+            'name': name,
+            'supercategory': 'shape'
+        } for number, name in enumerate(CLASSES, start=1)],
+    }
+
+
+def image_name(index: int) -> str:
+    """File name of the image `index` (from 0)."""
+    return f'{index + 1:06d}.png'
+
+
+def write_png(path: Path, image: Array) -> None:
+    """Write (H, W, 3) uint8 BGR, always with the same compression."""
+    done, data = cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise OSError(f'{path}: the image cannot be encoded as PNG')
+    path.write_bytes(data.tobytes())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whose bytes depend on the content alone."""
+    text = json.dumps(content, sort_keys=True, separators=(',', ':')) + '\n'
+    path.write_bytes(text.encode('ascii'))
+
+
+def write_split(out: Path, split: str, wanted: dict[str, int]) -> list[dict[str, Any]]:
+    """Write the images of a split, then its COCO file; return the annotations."""
+    height, width = wanted['height'], wanted['width']
+    images, annotations = [], []
+    for index in range(wanted[f'num_{split}']):
+        scene = make_scene(wanted['seed'], split, index, height, width)
+        name = image_name(index)
+        write_png(out / split / name, scene.image)
+        images.append({'id': index + 1, 'file_name': name, 'height': height, 'width': width})
+        annotations.extend(annotate(scene, index + 1))
+    for number, annotation in enumerate(annotations, start=1):
+        annotation['id'] = number
+    content = {**coco_header(), 'images': images, 'annotations': annotations}
+    write_json(out / 'annotations' / f'{split}.json', content)
+    return annotations
+
+
+def expected_files(wanted: dict[str, int]) -> set[str]:
+    """Paths, relative to OUT, of all files of a finished set."""
+    files = {f'annotations/{name}' for name in ('train.json', 'val.json', MADE_WITH)}
+    for split in SPLITS:
+        files |= {f'{split}/{image_name(index)}' for index in range(wanted[f'num_{split}'])}
+    return files
+
+
+def present_files(out: Path) -> set[str]:
+    """Paths, relative to OUT, of everything in it that is not a folder."""
+    return {path.relative_to(out).as_posix() for path in out.rglob('*') if not path.is_dir()}
+
+
+def is_own(name: str) -> bool:
+    """Whether a path relative to OUT is one that this script may have written."""
+    folder, _, file = name.rpartition('/')
+    if folder == 'annotations':
+        return file in ('train.json', 'val.json', MADE_WITH)
+    return folder in SPLITS and len(file) == 10 and file[:6].isdigit() and file.endswith('.png')
+
+
+def read_made_with(out: Path) -> dict[str, int] | None:
+    """The arguments that a finished set was made with; None for any other folder."""
+    try:
+        content = json.loads((out / 'annotations' / MADE_WITH).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def spell(arguments: dict[str, int]) -> str:
+    """Arguments on one line, for a message."""
+    return ' '.join(f'{name}={value}' for name, value in sorted(arguments.items()))
+
+
+def check_folder(out: Path, wanted: dict[str, int]) -> None:
+    """Raise FolderError when writing the set to OUT would spoil what is there."""
+    found = read_made_with(out)
+    if found not in (None, wanted):
+        raise FolderError(
+            f'{out} holds a set made with other arguments\n'
+            f'  there:  {spell(found)}\n'
+            f'  wanted: {spell(wanted)}\n'
+            'Give another OUT folder, the arguments of the set there, or --overwrite.'
+        )
+    strange = sorted(name for name in present_files(out) if not is_own(name))
+    if strange and found is None:
+        raise FolderError(
+            f'{out} holds files that are not of this set, such as {strange[0]}\n'
+            'Give a new or empty OUT folder, or --overwrite (which keeps such files).'
+        )
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folders and remove what an earlier run left, its mark of completion first."""
+    (out / 'annotations' / MADE_WITH).unlink(missing_ok=True)
+    for name in present_files(out):
+        if is_own(name):
+            (out / name).unlink()
+    for folder in ('annotations', *SPLITS):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+
+
+def is_finished(out: Path, wanted: dict[str, int]) -> bool:
+    """Whether OUT already holds the whole set for these arguments."""
+    return read_made_with(out) == wanted and expected_files(wanted) <= present_files(out)
+
+
+def size_name(area: int) -> str:
+    """COCO's name for the size of an instance."""
+    if area < SMALL:
+        return 'small'
+    return 'medium' if area <= LARGE else 'large'
+
+
+def summarise(out: Path, wanted: dict[str, int], annotations: list[dict[str, Any]]) -> str:
+    """One line: images, instances of each class, share of each size."""
+    kinds = Counter(CLASSES[item['category_id'] - 1] for item in annotations)
+    sizes = Counter(size_name(item['area']) for item in annotations)
+    by_class = ', '.join(f'{name} {kinds[name]}' for name in CLASSES)
+    total = max(1, len(annotations))
+    shares = ', '.join(f'{n} {100 * sizes[n] / total:.0f}%' for n in ('small', 'medium', 'large'))
+    counts = f'{wanted["num_train"]} train + {wanted["num_val"]} val images'
+    return f'{out}: {counts}, {len(annotations)} instances ({by_class}; {shares})'
+
+
+def make_set(out: Path, wanted: dict[str, int], overwrite: bool = False) -> str:
+    """Write the set to OUT, unless it is there already; return a line that says what was done."""
+    if not overwrite:
+        if is_finished(out, wanted):
+            return f'{out}: already made with these arguments, nothing to do'
+        check_folder(out, wanted)
+    prepare_folder(out)
+    annotations = [item for split in SPLITS for item in write_split(out, split, wanted)]
+    write_json(out / 'annotations' / MADE_WITH, wanted)
+    return summarise(out, wanted, annotations)
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`, for argparse."""
+
+    def parse(text: str) -> int:
+        """The number in `text`."""
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            message = f'{text!r} will not do: give a whole number from {low} to {high}'
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def folder(text: str) -> Path:
+    """The path in `text`, which is a folder or can become one, for argparse."""
+    path = Path(text)
+    nearest = next((p for p in (path, *path.parents) if p.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        message = f'{text!r} will not do: {nearest} is a file; give a folder, new or empty'
+        raise argparse.ArgumentTypeError(message)
+    return path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION + ', in COCO format.')
+    parser.add_argument('out', metavar='OUT', type=folder, help='folder for the set')
+    count, side = whole_number(0, 999999), whole_number(64, 4096)
+    for name, parse, default, text in (
+        ('--num-train', count, 400, 'train images'),
+        ('--num-val', count, 100, 'val images'),
+        ('--seed', whole_number(0, 2**32 - 1), 0, 'seed of all random choices'),
+        ('--height', side, 256, 'height of the images in pixels'),
+        ('--width', side, 320, 'width of the images in pixels'),
+    ):
+        help_text = f'{text} (default: {default})'
+        parser.add_argument(name, metavar='N', type=parse, default=default, help=help_text)
+    parser.add_argument('--overwrite', action='store_true', help='replace the set that is in OUT')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    parser = build_parser()
+    wanted = vars(parser.parse_args(argv))
+    out, overwrite = wanted.pop('out'), wanted.pop('overwrite')
+    try:
+        print(make_set(out, {**wanted, 'recipe': RECIPE}, overwrite))
+    except (FolderError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

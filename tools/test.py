@@ -1,0 +1,48 @@
+"""Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
+
+import argparse
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmsolov2.engine.checkpoint import require_match, weights_for
+from mmsolov2.engine.launch import add_common_options, build_runner, read_config
+from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.evaluation import DumpInstances
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument('--out', help='write all predictions to this pickle file (.pkl)')
+    parser.add_argument('--show', action='store_true', help='show painted images in a window')
+    parser.add_argument('--show-dir', help='write painted images to this folder in the work folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between windows')
+    add_common_options(parser)
+    args = parser.parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, not {args.out!r}')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    with exit_with_message(args.config):
+        config = read_config(args)
+        config.load_from = args.checkpoint
+        if args.show or args.show_dir:
+            config = trigger_visualization_hook(config, args)
+        runner = build_runner(config)
+        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu', logger='silent')
+        try:
+            require_match(runner.model, weights_for(runner.model, checkpoint), strict=True)
+        except InputError as error:
+            raise InputError(f'{args.checkpoint}: {error}') from error
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpInstances(out_file_path=args.out))
+        runner.test()
+
+
+if __name__ == '__main__':
+    main()
