@@ -5,11 +5,14 @@
 
 import importlib.machinery
 import importlib.util
+import pickle
 import sys
 import types
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from mmengine.logging.history_buffer import HistoryBuffer
 
 from mmsolov2.errors import MissingOpError
 
@@ -89,24 +92,32 @@ def allow_checkpoint_types() -> None:
     loss history as HistoryBuffer and NumPy arrays. ``weights_only`` stays true: a checkpoint never
     runs code. Can go when mmengine lists its own types.
     """
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    array, scalar = np.ones(1), np.float64(1)
-    rebuild_array, rebuild_scalar = array.__reduce__()[0], scalar.__reduce__()[0]
+    rebuild_array = np.ones(1).__reduce__()[0]
+    rebuild_scalar = np.float64(1).__reduce__()[0]
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'bool')]
-    types_and_names = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
-    types_and_names += [rebuild_array, rebuild_scalar]
-    if torch_version() >= (2, 6):  # NumPy 1 and NumPy 2 store other names for the same functions
-        for package in ('numpy.core', 'numpy._core'):
-            types_and_names.append((rebuild_array, f'{package}.multiarray._reconstruct'))
-            types_and_names.append((rebuild_scalar, f'{package}.multiarray.scalar'))
-    torch.serialization.add_safe_globals(types_and_names)
+    aliases = [_named('builtins.getattr', history_statistic)]
+    for package in ('numpy.core', 'numpy._core'):  # of NumPy 1 and of NumPy 2
+        aliases.append(_named(f'{package}.multiarray._reconstruct', rebuild_array))
+        aliases.append(_named(f'{package}.multiarray.scalar', rebuild_scalar))
+    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *aliases])
 
 
-def torch_version() -> tuple[int, int]:
-    """Major and minor version of torch."""
-    major, minor = torch.__version__.split('.')[:2]
-    return int(major), int(minor)
+def _named(path: str, function: Callable) -> Callable:
+    """A function under the name by which a pickle calls it."""
+
+    def alias(*args):
+        return function(*args)
+
+    alias.__module__, alias.__qualname__ = path.rsplit('.', maxsplit=1)
+    alias.__name__ = alias.__qualname__
+    return alias
+
+
+def history_statistic(owner: type, name: str) -> Callable:
+    """What HistoryBuffer's pickle calls getattr for: one of its own four statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
 
 
 def name_config_package() -> None:

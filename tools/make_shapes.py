@@ -38,11 +38,11 @@ HOLE = 563  # radius of a ring's hole, of an outer radius of UNIT
 AREAS = {'circle': 3217, 'square': 2048, 'triangle': 1330, 'star': 1150, 'ring': 2244}  # radius 1
 
 # (least, most) square root of a shape's area; each pair is drawn with equal chance
-SIDES = 3 * ((11, 29), ) + 3 * ((34, 88), ) + 4 * ((104, 136), )
-MAX_SHAPES = 9
+SIDES = 2 * ((16, 30), ) + 5 * ((34, 88), ) + 3 * ((100, 132), )
+MAX_SHAPES = 7
 TRIES = 20  # places tried for a shape before it is left out
 MIN_VISIBLE_PIXELS = 40
-MIN_VISIBLE_PERCENT = 30
+MIN_VISIBLE_PERCENT = 50
 SMALL, LARGE = 32**2, 96**2  # COCO's bounds between small, medium and large areas
 
 Array = np.ndarray
@@ -209,7 +209,7 @@ def backdrop(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
     """A (H, W, 3) uint8 background in two muted colours, and their mean (3,) int64."""
     value = (30, 90) if rng.integers(2) else (150, 240)
     first = bgr(*rng.integers((0, 20, value[0]), (1536, 120, value[1]), (1, 3)).T)[0]
-    second = partner(rng, first, 12, 28)
+    second = partner(rng, first, 6, 16)
     return weave(rng, BACKDROPS, height, width, first, second), (first + second) // 2
 
 
@@ -261,7 +261,7 @@ def paint(rng: Rng, scene: Scene, fresh: Array) -> None:
     left, top, width, height = tight_box(fresh)
     inside = slice(top, top + height), slice(left, left + width)
     colour = far_colour(rng, scene.colours)
-    strength = min(55, 15 + min(height, width))  # gentle on tiny shapes, to keep their form
+    strength = min(32, 10 + min(height, width) // 2)  # gentle on tiny shapes, to keep their form
     shade = partner(rng, colour, strength // 2, strength)
     texture = weave(rng, TEXTURES, height, width, colour, shade)
     scene.image[inside][fresh[inside]] = texture[fresh[inside]]

@@ -2,12 +2,9 @@
 
 import argparse
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmengine.runner.checkpoint import CheckpointLoader
-
-from mmsolov2.engine.checkpoint import require_match, weights_for
-from mmsolov2.engine.launch import add_common_options, build_runner, read_config
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.engine.checkpoint import read_matching
+from mmsolov2.engine.launch import add_common_options, build_runner, paint_results, read_config
+from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
 
 
@@ -32,13 +29,9 @@ def main() -> None:
         config = read_config(args)
         config.load_from = args.checkpoint
         if args.show or args.show_dir:
-            config = trigger_visualization_hook(config, args)
+            paint_results(config, args)
         runner = build_runner(config)
-        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu', logger='silent')
-        try:
-            require_match(runner.model, weights_for(runner.model, checkpoint), strict=True)
-        except InputError as error:
-            raise InputError(f'{args.checkpoint}: {error}') from error
+        read_matching(runner.model, args.checkpoint)  # or say what does not match
         if args.out:
             runner.test_evaluator.metrics.append(DumpInstances(out_file_path=args.out))
         runner.test()

@@ -19,7 +19,7 @@ custom_hooks = [dict(type='mmsolov2.ClassCheckHook')]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # tools/train.py and test.py take gloo where there is no GPU
+    dist_cfg=dict(backend='nccl'),  # the tools take gloo where there is no GPU
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

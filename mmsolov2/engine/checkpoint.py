@@ -62,6 +62,21 @@ def weights_for(model: nn.Module, checkpoint: Mapping) -> dict:
     return with_mask_neck(weights) if hasattr(model, 'mask_neck') else weights
 
 
+def read_matching(model: nn.Module, filename: str) -> tuple[dict, dict]:
+    """Weights and meta of a checkpoint that holds every entry of a model, and no other.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or is of another model.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(filename, 'cpu', logger='silent')
+    weights = weights_for(model, checkpoint)
+    try:
+        require_match(model, weights, strict=True)
+    except InputError as error:
+        raise InputError(f'{filename}: {error}') from error
+    return weights, checkpoint.get('meta') or {}
+
+
 def with_mask_neck(weights: Mapping, prefix: str = '') -> dict:
     """A state dict with mmdet's name of the mask features changed to ours."""
     theirs, ours = f'{prefix}mask_head.mask_feature_head.', f'{prefix}mask_neck.'

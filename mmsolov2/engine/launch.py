@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
@@ -40,9 +41,6 @@ def read_config(args: argparse.Namespace) -> Config:
     config.work_dir = (
         args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     )
-    backend = config.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
-    if not torch.cuda.is_available() and backend.get('backend', 'nccl') == 'nccl':
-        backend['backend'] = 'gloo'
     return config
 
 
@@ -63,8 +61,19 @@ def open_config(path: str) -> Config:
     return config
 
 
+def paint_results(config: Config, args: argparse.Namespace) -> None:
+    """Let mmdet's visualization hook paint the tested images, as --show and --show-dir say."""
+    trigger_visualization_hook(config, args)
+
+
 def build_runner(config: Config) -> Runner:
-    """mmengine's runner, or the one that the config names."""
+    """mmengine's runner, or the one that the config names.
+
+    Processes that torchrun started on a machine without GPUs are joined by gloo here: mmengine
+    would select a GPU for each.
+    """
+    if config.launcher == 'pytorch' and not torch.cuda.is_available():
+        torch.distributed.init_process_group('gloo')
     if 'runner_type' in config:
         return RUNNERS.build(config)
     return Runner.from_cfg(config)

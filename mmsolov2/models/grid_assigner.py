@@ -128,10 +128,9 @@ class GridAssigner:
             ]
             return torch.stack(cells, dim=1).long()
 
-        middle = cell_of(center)
-        low = torch.maximum(cell_of(center - reach).clamp(min=0), middle - 1)
-        high = torch.minimum(cell_of(center + reach).clamp(max=grid - 1), middle + 1)
-        near = middle[..., None] + torch.arange(-1, 2, device=center.device)
+        low = cell_of(center - reach).clamp(min=0)
+        high = cell_of(center + reach).clamp(max=grid - 1)
+        near = cell_of(center)[..., None] + torch.arange(-1, 2, device=center.device)
         return near, (near >= low[..., None]) & (near <= high[..., None])
 
 

@@ -87,7 +87,8 @@ def to_results(
     """
     image_size = meta['img_shape'][:2]
     final_size = meta['ori_shape'][:2] if rescale else image_size
-    pixels = max(image_size[0] * image_size[1], final_size[0] * final_size[1])
+    height, width = candidates.masks.shape[-2:]
+    pixels = max(MASK_STRIDE**2 * height * width, final_size[0] * final_size[1])
     boxes, masks = [], []
     for chunk in candidates.masks.split(max(CHUNK_PIXELS // pixels, 1)):
         chunk = image_masks(chunk, mask_threshold, image_size, final_size)

@@ -1,0 +1,286 @@
+"""From image files and a checkpoint to predictions."""
+
+import copy
+import glob
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.apis import inference_detector
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from PIL import Image
+from torch import nn
+
+from mmsolov2.engine.checkpoint import read_matching
+from mmsolov2.engine.launch import open_config
+from mmsolov2.errors import InputError
+from mmsolov2.models.mask_results import encode_rle
+from mmsolov2.registry import DATASETS, MODELS
+
+PACKAGE = Path(__file__).parents[1]
+CONFIG_FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')  # wheel, checkout
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
+COCO_IDS = [number for number in range(1, 91) if number not in COCO_GAPS]
+
+# Images
+
+
+def find_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """Image paths of files, folders and glob patterns, sorted, each once.
+
+    A file is taken whatever its name; of folders (with all below them) and patterns (``**`` too)
+    the files with the extension of an image, but for hidden ones.
+
+    Raises:
+        InputError: if an input gives no image.
+    """
+    found = {os.path.abspath(path): path for name in inputs for path in _expand(str(name))}
+    return sorted(found.values())
+
+
+def _expand(name: str) -> list[Path]:
+    """The images of one input; at least one."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    pattern = f'{glob.escape(str(path))}/**/*' if path.is_dir() else str(path)
+    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    images = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    if images:
+        return images
+    if path.is_dir() or matches:
+        reason = f'no file with the extension of an image ({" ".join(IMAGE_SUFFIXES)}) is in it'
+    else:
+        reason = 'there is no such file or folder, and no file matches it as a pattern'
+    raise InputError(f'{name}: {reason}; give an image, a folder of images or a quoted pattern')
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file upright, as its EXIF tag says: (H, W, 3) uint8 BGR.
+
+    Grey becomes three equal channels, alpha is dropped, 16 bits are cut to the upper 8.
+
+    Raises:
+        InputError: if the file is missing, no image, truncated or of an unsupported kind.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: the image cannot be read: {error.strerror}') from error
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # empty, or too large
+        image = None
+    if image is None or _is_cut_jpeg(data):
+        raise InputError(
+            f'{path}: this is no image that can be decoded, or it is truncated '
+            f'({len(data)} bytes, beginning with {data[:8]!r}): replace it'
+        )
+    return image
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Whether image data are a JPEG that ends too early: OpenCV 4 fills it up with grey."""
+    if not data.startswith(b'\xff\xd8'):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft('RGB', (1, 1))  # decode an eighth of the size, which is fast
+            image.load()
+    except OSError:
+        return True
+    except Image.DecompressionBombError:  # OpenCV has a higher limit, and has read it
+        return False
+    return False
+
+
+# Model
+
+
+def find_config(name: str | Path) -> Path:
+    """The path of a config: a file, or the name of one that mmsolov2 ships.
+
+    ``solov2/solov2_r50_fpn_1x_coco.py``, without the folder or ``.py``, or after ``mmsolov2::``.
+
+    Raises:
+        InputError: if there is neither, or several shipped configs have that name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    root = next(filter(Path.is_dir, CONFIG_FOLDERS), CONFIG_FOLDERS[0])
+    shipped = [path.relative_to(root) for path in root.glob('*/*.py')]
+    wanted = str(name).removeprefix('mmsolov2::').removesuffix('.py')
+    matches = [path for path in shipped if wanted in (path.stem, path.with_suffix('').as_posix())]
+    if len(matches) == 1:
+        return root / matches[0]
+    names = ', '.join(sorted(path.with_suffix('').as_posix() for path in matches or shipped))
+    raise InputError(f'{name}: there is no such config file, nor one config of this name: {names}')
+
+
+def load_config(name: str | Path, cfg_options: Mapping | None = None) -> Config:
+    """The config of a SOLOv2, of a path or shipped name, with options set.
+
+    Raises:
+        InputError: if it cannot be read, is of another model, or has no place for an option.
+    """
+    path = find_config(name)
+    config = open_config(str(path))
+    try:
+        config.merge_from_dict(dict(cfg_options or {}))
+    except (KeyError, TypeError) as error:
+        raise InputError(f'{path}: the options {cfg_options} do not fit: {error}') from error
+    if 'mask_head' not in config.model:
+        raise InputError(f'{path}: the config has no model.mask_head; give one of a SOLOv2')
+    return config
+
+
+def choose_device(name: str = 'auto') -> torch.device:
+    """The device of that name; ``auto`` is the first GPU, and the CPU where there is none.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == 'auto':
+        name = 'cuda:0' if torch.cuda.is_available() else 'cpu'
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).partition('\n')[0]
+        raise InputError(f'device {name!r} cannot be used ({reason}); try auto or cpu') from error
+
+
+def load_detector(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    *,
+    device: str = 'auto',
+    cfg_options: Mapping | None = None,
+) -> nn.Module:
+    """A SOLOv2 ready to predict, of a config (path, shipped name or ``Config``) and weights.
+
+    Unlike with ``mmdet.apis.init_detector``, every entry of the model must be in the checkpoint,
+    and the names of classes that the checkpoint lacks are the config's. ``dataset_meta`` has the
+    names, and ``cfg`` the config, as mmdet's own tools expect.
+
+    Raises:
+        InputError: if config, checkpoint or device cannot be used, or do not fit together.
+    """
+    target = choose_device(device)
+    if not isinstance(config, Config):
+        config = load_config(config, cfg_options)
+    elif cfg_options:
+        config = copy.deepcopy(config)
+        config.merge_from_dict(dict(cfg_options))
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    meta = load_weights(model, checkpoint)
+    model.dataset_meta = dataset_meta(config, meta)
+    model.cfg = config
+    return model.to(target).eval()
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path) -> dict:
+    """Load a checkpoint into a model, every entry of it; the checkpoint's ``meta``.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or is of another model.
+    """
+    weights, meta = read_matching(model, str(checkpoint))
+    model.load_state_dict(weights, strict=False)  # old checkpoints lack BatchNorm's counters
+    return meta
+
+
+def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
+    """``classes``, one name a class, and ``palette``: the checkpoint's, else the config's.
+
+    Names that are not as many as the head has classes are passed over, in the end for
+    ``class 1``, ``class 2`` ...
+    """
+    stored = checkpoint_meta.get('dataset_meta', checkpoint_meta)
+    stored = {key.lower(): value for key, value in stored.items()}
+    known = DATASETS.build({**config.test_dataloader.dataset, 'lazy_init': True}).metainfo
+    count = config.model.mask_head.num_classes
+    numbered = [f'class {number}' for number in range(1, count + 1)]
+    candidates = (stored.get('classes'), known.get('classes'), numbered)
+    classes = next(names for names in candidates if _are_names(names, count))
+    return dict(classes=tuple(classes), palette=known.get('palette', 'random'))
+
+
+def _are_names(value, count: int) -> bool:
+    """Whether a value holds that many names."""
+    return isinstance(value, list | tuple) and len(value) == count
+
+
+# Predictions
+
+
+def predict(model: nn.Module, image: str | Path | np.ndarray) -> DetDataSample:
+    """The sample of an image, a file or (H, W, 3) uint8 BGR: its ``pred_instances``.
+
+    ``scores`` float32 (n,), ``labels`` int64 (n,), ``bboxes`` float32 (n, 4) xyxy, ``masks`` bool
+    (n, H, W), or n RLE dicts with ``model.test_cfg.mask_format='rle'``; the best first.
+
+    Raises:
+        InputError: if the file cannot be read, or the array is of another shape or type.
+    """
+    if not isinstance(image, np.ndarray):
+        image = read_image(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(
+            f'an image must be (H, W, 3) uint8 BGR, not {image.shape} {image.dtype}: '
+            'mmsolov2.apis.read_image gives that'
+        )
+    return inference_detector(model, image, test_pipeline=array_pipeline(model.cfg))
+
+
+def array_pipeline(config: Config) -> Compose:
+    """The test pipeline of a config, which takes its image as an array instead of from a file."""
+    load, *steps = copy.deepcopy(get_test_pipeline_cfg(config))
+    load['type'] = 'mmdet.LoadImageFromNDArray'
+    return Compose([load, *steps])
+
+
+def coco_categories(classes: Sequence[str]) -> list[dict]:
+    """COCO categories of classes, in the order of the labels: one dict with id and name each.
+
+    COCO's own 80 classes have COCO's ids; all others are numbered from 1.
+    """
+    is_coco = tuple(classes) == DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
+    ids = COCO_IDS if is_coco else range(1, len(classes) + 1)
+    return [dict(id=number, name=name) for number, name in zip(ids, classes, strict=True)]
+
+
+def to_coco(sample: DetDataSample, *, image_id: int, file_name: str,
+            classes: Sequence[str]) -> list[dict]:
+    """COCO results of a sample, one dict an instance, ready for JSON.
+
+    ``image_id``, ``file_name``, ``category_id`` (see ``coco_categories``), ``category_name``,
+    ``bbox`` [x, y, width, height] in pixels, ``score``, and ``segmentation`` as compressed RLE.
+    """
+    found = sample.pred_instances
+    categories = coco_categories(classes)
+    masks = encode_rle(found.masks) if isinstance(found.masks, torch.Tensor) else found.masks
+    rows = zip(
+        found.labels.tolist(), found.bboxes.tolist(), found.scores.tolist(), masks, strict=True
+    )
+    return [
+        dict(
+            image_id=image_id,
+            file_name=file_name,
+            category_id=categories[label]['id'],
+            category_name=categories[label]['name'],
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=score,
+            segmentation=dict(size=list(mask['size']), counts=mask['counts'].decode('ascii')),
+        ) for label, (x1, y1, x2, y2), score, mask in rows
+    ]

@@ -1,0 +1,309 @@
+"""Checkpoints that load, and what is said about those that do not."""
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
+from torch import nn
+
+from mmsolov2.engine.checkpoint import load_from_local, mismatches, require_match, weights_for
+from mmsolov2.errors import InputError
+
+STATE = dict(state_dict=dict(weight=torch.arange(1000.)))
+
+
+def touch(path: str) -> None:
+    """What a checkpoint must not make us do."""
+    Path(path).touch()
+
+
+class Intruder:
+    """An object whose unpickling creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return touch, (str(self.path), )
+
+
+class Shell:
+    """An object whose unpickling runs a program: torch blocks its module."""
+
+    def __reduce__(self):
+        return os.system, ('true', )
+
+
+class Custom:
+    """An object of a class that torch does not know."""
+
+
+def saved(path: Path, content, **options) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def message(path: Path) -> str:
+    """What is said about a file: it starts with the file's name."""
+    with pytest.raises(InputError) as caught:
+        load_from_local(str(path))
+    assert str(caught.value).startswith(f'{path}: ')
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+# Files that are no checkpoints
+
+
+def test_missing(tmp_path):
+    assert 'there is no such checkpoint' in message(tmp_path / 'none.pth')
+
+
+def test_folder(tmp_path):
+    assert 'there is no such checkpoint' in message(tmp_path)
+
+
+def test_empty(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.touch()
+    assert 'the file is empty' in message(path)
+
+
+@pytest.mark.parametrize(
+    'content', [
+        b'not a checkpoint',
+        b'version https://git-lfs.github.com/spec/v1\n',
+        b'\x89PNG\r\n\x1a\n' + bytes(50),
+        pickle.dumps(dict(a=1)),
+    ]
+)
+def test_other_files(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    assert f'it begins with {content[:8]!r}' in message(path)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize('share', [0.05, 0.5, 0.95])
+def test_truncated(tmp_path, zipped, share):
+    path = saved(tmp_path / 'a.pth', STATE, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[:int(share * len(content))])
+    assert 'truncated or damaged' in message(path)
+
+
+@pytest.mark.parametrize(
+    'content, name', [(3, 'int'), ([1, 2], 'list'), (torch.zeros(2), 'Tensor')]
+)
+def test_no_dict(tmp_path, content, name):
+    assert f'holds a value of type {name}' in message(saved(tmp_path / 'a.pth', content))
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_foreign_class_is_named(tmp_path, zipped):
+    content = dict(**STATE, config=Custom())
+    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=zipped)
+    text = message(path)
+    assert f'holds {Custom.__module__}.Custom' in text and 'torch.save(' in text
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_is_not_run(tmp_path, zipped):
+    proof = tmp_path / 'proof'
+    content = dict(**STATE, config=Intruder(proof))
+    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=zipped)
+    text = message(path)
+    assert not proof.exists()
+    assert f'{touch.__module__}.touch' in text and 'could run code' in text
+
+
+def test_shell_is_not_run(tmp_path):
+    path = tmp_path / 'a.pth'
+    assert f'{os.name}.system' in message(saved(path, dict(a=Shell())))
+
+
+# Files that are
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_plain_checkpoint(tmp_path, zipped):
+    path = saved(tmp_path / 'a.pth', STATE, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.))
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    saved(tmp_path / 'a.pth', STATE)
+    assert 'state_dict' in load_from_local('~/a.pth')
+
+
+def test_checkpoint_of_a_runner(tmp_path):
+    hub = MessageHub('test_checkpoint_of_a_runner')
+    for step in range(3):
+        hub.update_scalar('train/loss', np.float64(step) / 2)
+        hub.update_scalar('train/lr', np.float64(0.01))
+        hub.update_scalar('train/tensor', torch.tensor(0.5))
+    hub.update_info('counts', np.arange(3))
+    hub.update_info('flags', np.array([True, False]))
+    hub.update_info('best', np.float64(0.25))
+    hub.update_info('step', np.int64(7))
+    path = str(tmp_path / 'epoch_1.pth')
+    save_checkpoint(dict(**STATE, meta=dict(epoch=1), message_hub=hub.state_dict()), path)
+    loaded = load_from_local(path, map_location='cpu')
+    assert loaded['meta'] == dict(epoch=1)
+    history = loaded['message_hub']['log_scalars']['train/loss']
+    assert history.data[0].tolist() == [0, 0.5, 1]
+    info = loaded['message_hub']['runtime_info']
+    assert info['counts'].tolist() == [0, 1, 2] and info['flags'].tolist() == [True, False]
+    assert info['best'] == 0.25 and info['step'] == 7
+
+
+@pytest.mark.parametrize('package', [b'numpy.core', b'numpy._core'])
+def test_names_of_both_numpys(tmp_path, package):
+    """NumPy 1 and 2 store their functions under other names: either file loads."""
+    content = dict(array=np.arange(3.), scalar=np.float64(0.5))
+    path = tmp_path / 'a.pth'
+    pickled = re.sub(rb'numpy\._?core\.', package + b'.', pickle.dumps(content, protocol=2))
+    assert package + b'.multiarray\n_reconstruct' in pickled
+    assert package + b'.multiarray\nscalar' in pickled
+    source = io.BytesIO()
+    torch.save({}, source)
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, 'w') as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith('data.pkl') else old.read(name))
+    loaded = load_from_local(str(path))
+    assert loaded['array'].tolist() == [0, 1, 2] and loaded['scalar'] == 0.5
+
+
+def test_mmengine_uses_this_loader(tmp_path):
+    with pytest.raises(InputError, match=r'none\.pth: there is no such checkpoint'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'none.pth'), 'cpu', logger='silent')
+    path = str(saved(tmp_path / 'a.pth', STATE))
+    loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+    assert loaded.keys() == STATE.keys()
+
+
+# Weights and models
+
+
+class Block(nn.Module):
+    """Eight entries: two layers with weight and bias, and a normalisation with four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4, affine=False)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+ENTRIES = [
+    'scale', 'first.weight', 'first.bias', 'second.weight', 'second.bias', 'norm.running_mean',
+    'norm.running_var', 'norm.num_batches_tracked'
+]
+
+
+def weights(*without: str) -> dict:
+    return {name: value for name, value in Block().state_dict().items() if name not in without}
+
+
+def test_all_match():
+    assert sorted(weights()) == sorted(ENTRIES)
+    assert mismatches(Block(), weights()) == (8, [])
+    require_match(Block(), weights(), strict=True)
+
+
+def test_counters_may_be_missing():
+    fewer = weights('norm.num_batches_tracked')
+    assert mismatches(Block(), fewer) == (7, [])
+    require_match(Block(), fewer, strict=True)
+
+
+def test_mismatches_are_named():
+    changed = {**weights('scale'), 'first.weight': torch.zeros(5, 2), 'other': torch.zeros(1)}
+    matched, wrong = mismatches(Block(), changed)
+    assert matched == 6
+    assert wrong == ['scale (missing)', 'first.weight (is (5, 2), needs (3, 2))', 'other (unknown)']
+
+
+def test_strict_asks_for_all():
+    require_match(Block(), weights('scale'))
+    with pytest.raises(InputError, match=r'7 of the 8 entries of Block match; .*: scale \(miss'):
+        require_match(Block(), weights('scale'), strict=True)
+
+
+def test_strict_knows_every_entry():
+    with pytest.raises(InputError, match=r'8 of the 8 entries .*: head\.weight \(unknown\)\. Use'):
+        require_match(Block(), {**weights(), 'head.weight': torch.zeros(1)}, strict=True)
+
+
+def test_half_is_enough_and_less_is_not():
+    half = ENTRIES[4:]
+    require_match(Block(), weights(*half))
+    with pytest.raises(InputError, match='3 of the 8 entries'):
+        require_match(Block(), weights(*half, ENTRIES[0]))
+
+
+def test_first_five_are_named():
+    with pytest.raises(InputError) as caught:
+        require_match(Block(), dict(other=torch.zeros(1)))
+    names = 'scale (missing), first.weight (missing), first.bias (missing), '
+    names += 'second.weight (missing), second.bias (missing) and 3 more. Use the config'
+    assert '0 of the 8 entries of Block match' in str(caught.value)
+    assert names in str(caught.value)
+
+
+def test_five_are_all():
+    with pytest.raises(InputError) as caught:
+        require_match(Block(), weights(*ENTRIES[:5]))
+    assert 'second.bias (missing). Use' in str(caught.value) and 'more' not in str(caught.value)
+
+
+def test_empty_state_dict():
+    with pytest.raises(InputError, match='0 of the 8'):
+        require_match(Block(), {})
+
+
+def test_prefix():
+    prefixed = {f'part.{name}': value for name, value in weights().items()}
+    others = {'else.weight': torch.zeros(1)}
+    assert mismatches(Block(), {**prefixed, **others}, 'part.') == (8, [])
+    require_match(Block(), {**prefixed, **others}, 'part.', strict=True)
+    with pytest.raises(InputError, match=r'0 of the 8 .* part\.scale \(missing\)'):
+        require_match(Block(), weights(), 'part.')
+
+
+def test_weights_for_takes_a_checkpoint_or_a_state_dict():
+    model = Block()
+    assert weights_for(model, dict(meta={}, state_dict=weights())).keys() == weights().keys()
+    assert weights_for(model, weights()).keys() == weights().keys()
+
+
+def test_prefix_of_a_wrapper_is_removed():
+    wrapped = {f'module.{name}': value for name, value in weights().items()}
+    assert weights_for(Block(), dict(state_dict=wrapped)).keys() == weights().keys()
+    inside = {'part.module.weight': 1}
+    assert weights_for(Block(), inside) == inside
+
+
+def test_mask_features_are_renamed_for_models_that_have_them():
+    theirs = {
+        'mask_head.mask_feature_head.conv.weight': 1,
+        'mask_head.conv.weight': 2,
+        'backbone.mask_head.mask_feature_head.weight': 3,
+    }
+    assert weights_for(Block(), theirs) == theirs
+    model = Block()
+    model.mask_neck = nn.Identity()
+    assert weights_for(model, theirs) == {
+        'mask_neck.conv.weight': 1,
+        'mask_head.conv.weight': 2,
+        'backbone.mask_head.mask_feature_head.weight': 3,
+    }

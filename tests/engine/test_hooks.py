@@ -1,0 +1,182 @@
+"""The check of class numbers before training, validation and testing."""
+
+import pytest
+import torch
+from mmdet.registry import HOOKS
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmsolov2.engine import ClassCheckHook
+from mmsolov2.errors import InputError
+
+
+class Toy(BaseModel):
+    """A model with or without a head of some classes."""
+
+    def __init__(self, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        if num_classes is not None:
+            self.mask_head = nn.Identity()
+            self.mask_head.num_classes = num_classes
+
+    def forward(self, inputs, mode: str, **others):
+        return dict(loss=self.weight.sum()) if mode == 'loss' else [dict()]
+
+
+class Data(BaseDataset):
+    """One empty image, of a file with some classes."""
+
+    def __init__(self, *classes: str) -> None:
+        super().__init__(metainfo=dict(classes=classes) if classes else None, lazy_init=True)
+        self.ann_file = 'instances.json'
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(inputs=torch.zeros(1))]
+
+
+class Plain(Dataset):
+    """torch's kind of dataset, without metainfo; mmengine warns of it, and goes on."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(inputs=torch.zeros(1))
+
+
+class Silent(BaseMetric):
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results: list) -> dict:
+        return {}
+
+
+TWO, THREE = ('ant', 'bee'), ('ant', 'bee', 'cat')
+
+
+def loader(dataset: Dataset) -> dict:
+    return dict(dataset=dataset, batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False))
+
+
+def runner(tmp_path, model: Toy, *, train=None, val=None, test=None) -> Runner:
+    """A runner with the check, for the datasets that are given."""
+    file = tmp_path / 'my_config.py'
+    file.touch()
+    settings = {}
+    if train is not None:
+        settings.update(
+            train_dataloader=loader(train),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
+        )
+    for name, dataset in dict(val=val, test=test).items():
+        if dataset is not None:
+            settings.update({
+                f'{name}_dataloader': loader(dataset),
+                f'{name}_cfg': {},
+                f'{name}_evaluator': Evaluator(Silent()),
+            })
+    return Runner(
+        model=model,
+        work_dir=str(tmp_path),
+        cfg=Config({}, filename=str(file)),
+        custom_hooks=[dict(type='mmsolov2.ClassCheckHook')],
+        default_hooks=dict(checkpoint=None),
+        default_scope='mmdet',
+        experiment_name=tmp_path.name,
+        log_level='ERROR',
+        **settings,
+    )
+
+
+def message(action) -> str:
+    with pytest.raises(InputError) as caught:
+        action()
+    return str(caught.value)
+
+
+def test_message(tmp_path):
+    text = message(runner(tmp_path, Toy(2), train=Data(*THREE)).train)
+    assert text.startswith(f'{tmp_path / "my_config.py"}: ')
+    assert 'num_classes is 2' in text and 'has 3 classes' in text
+    assert 'instances.json' in text and "('ant', 'bee', 'cat')" in text
+    assert 'num_classes=3' in text and 'metainfo=dict(classes=' in text
+
+
+def test_training_stops_before_the_first_iteration(tmp_path):
+    model = Toy(3)
+    message(runner(tmp_path, model, train=Data(*TWO)).train)
+    assert model.weight.item() == 1
+
+
+def test_repeated_training_data(tmp_path):
+    dataset = RepeatDataset(Data(*THREE), times=2)
+    assert 'has 3 classes' in message(runner(tmp_path, Toy(2), train=dataset).train)
+    runner(tmp_path, Toy(3), train=dataset).train()
+
+
+def test_validation_data_are_checked_before_training(tmp_path):
+    model = Toy(2)
+    text = message(runner(tmp_path, model, train=Data(*TWO), val=Data(*THREE)).train)
+    assert 'num_classes is 2' in text and 'has 3 classes' in text
+    assert model.weight.item() == 1
+
+
+def test_validation(tmp_path):
+    assert 'has 3 classes' in message(runner(tmp_path, Toy(2), val=Data(*THREE)).val)
+    runner(tmp_path, Toy(3), val=Data(*THREE)).val()
+
+
+def test_testing(tmp_path):
+    assert 'has 3 classes' in message(runner(tmp_path, Toy(2), test=Data(*THREE)).test)
+    runner(tmp_path, Toy(3), test=Data(*THREE)).test()
+
+
+def test_training_without_validation(tmp_path):
+    model = Toy(2)
+    training = runner(tmp_path, model, train=Data(*TWO))
+    training.train()
+    assert training.val_loop is None and training.test_loop is None
+    assert model.weight.item() != 1
+
+
+def test_only_the_loops_of_the_run_are_built(tmp_path):
+    """Test data of another project do not matter to training, nor training data to a test."""
+    everything = dict(train=Data(*TWO), val=Data(*TWO), test=Data(*THREE))
+    training = runner(tmp_path, Toy(2), **everything)
+    training.train()
+    assert isinstance(training._val_loop, BaseLoop) and isinstance(training._test_loop, dict)
+    testing = runner(tmp_path, Toy(3), **everything)
+    testing.test()
+    assert isinstance(testing._train_loop, dict) and isinstance(testing._val_loop, dict)
+
+
+@pytest.mark.parametrize('classes', [TWO, THREE])
+def test_model_without_mask_head_is_left_alone(tmp_path, classes):
+    runner(tmp_path, Toy(), train=Data(*classes), val=Data(*classes)).train()
+
+
+@pytest.mark.parametrize('num_classes', [None, 2])
+@pytest.mark.parametrize('dataset', [Data(), Plain()], ids=['no classes', 'no metainfo'])
+def test_dataset_without_classes_is_left_alone(tmp_path, dataset, num_classes):
+    runner(tmp_path, Toy(num_classes), train=dataset).train()
+
+
+def test_wrapped_model(tmp_path):
+    """DataParallel is among mmengine's model wrappers."""
+    testing = runner(tmp_path, Toy(2), test=Data(*THREE))
+    testing.model = nn.DataParallel(testing.model)
+    assert 'num_classes is 2' in message(lambda: ClassCheckHook().before_test(testing))
+
+
+def test_hook_is_registered():
+    assert isinstance(HOOKS.build(dict(type='mmsolov2.ClassCheckHook')), ClassCheckHook)

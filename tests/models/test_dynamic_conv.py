@@ -1,0 +1,73 @@
+"""The dynamic convolution against loops and against numbers by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmsolov2.models.dynamic_conv import dynamic_conv
+
+
+def convolve_by_loops(features, kernels, size):
+    """Every output pixel as the sum over channels and over the pixels around it."""
+    channels, height, width = features.shape
+    weights = kernels.reshape(-1, channels, size, size)
+    out = np.zeros((len(weights), height, width))
+    for n, y, x in np.ndindex(*out.shape):
+        for e, i, j in np.ndindex(channels, size, size):
+            row, column = y + i - size // 2, x + j - size // 2
+            if 0 <= row < height and 0 <= column < width:
+                out[n, y, x] += weights[n, e, i, j] * features[e, row, column]
+    return out
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 6), (2, 1, 2)], ids=str)
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_equals_loops(size, shape):
+    features = torch.randn(shape, dtype=torch.float64)
+    kernels = torch.randn(4, shape[0] * size**2, dtype=torch.float64)
+    out = dynamic_conv(features, kernels, size)
+    assert out.shape == (4, *shape[1:])
+    np.testing.assert_allclose(out, convolve_by_loops(features.numpy(), kernels.numpy(), size))
+
+
+def test_a_1x1_kernel_weighs_the_channels():
+    features = torch.tensor([[[1.0, 2.0, 3.0]], [[10.0, 20.0, 30.0]]])
+    kernels = torch.tensor([[1.0, 0.0], [2.0, -0.1]])
+    assert dynamic_conv(features, kernels).tolist() == [[[1, 2, 3]], [[1, 2, 3]]]
+
+
+def test_a_3x3_kernel_reads_the_pixels_around():
+    """Row by row: the kernel takes what is at the right of every pixel, and zero outside."""
+    features = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
+    right = torch.tensor([[0.0, 0, 0, 0, 0, 1, 0, 0, 0]])
+    below = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 1, 0]])
+    out = dynamic_conv(features, torch.cat([right, below]), 3)
+    assert out.tolist() == [[[2, 3, 0], [5, 6, 0]], [[4, 5, 6], [0, 0, 0]]]
+
+
+def test_channels_come_before_the_pixels_of_a_kernel():
+    features = torch.stack([torch.full((1, 1), 1.0), torch.full((1, 1), 10.0)])
+    kernels = torch.zeros(2, 2 * 9)
+    kernels[0, 4] = kernels[1, 9 + 4] = 1
+    assert dynamic_conv(features, kernels, 3).flatten().tolist() == [1, 10]
+
+
+@pytest.mark.parametrize('n', [0, 2])
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_gradients_reach_both_inputs(size, n):
+    features = torch.randn(3, 4, 6, requires_grad=True)
+    kernels = torch.randn(n, 3 * size**2, requires_grad=True)
+    out = dynamic_conv(features, kernels, size)
+    assert out.shape == (n, 4, 6)
+    out.square().sum().backward()
+    assert features.grad.shape == features.shape
+    assert kernels.grad.shape == kernels.shape
+    assert features.grad.any() == (n > 0)
+
+
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_kernels_may_be_slices_of_transposed_maps(size):
+    """As the head cuts them out of maps (D, cells)."""
+    features, maps = torch.randn(3, 4, 6), torch.randn(3 * size**2, 7)
+    out = dynamic_conv(features, maps.T[2:5], size)
+    torch.testing.assert_close(out, dynamic_conv(features, maps.T[2:5].contiguous(), size))

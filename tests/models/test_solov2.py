@@ -1,0 +1,256 @@
+"""The detector: its three ways forward, what it passes on, and which checkpoints it takes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
+from mmengine.structures import InstanceData
+
+from mmsolov2.errors import InputError
+
+CONFIG = Path(__file__).parents[2] / 'configs' / '_base_' / 'models' / 'solov2_r50_fpn.py'
+GRIDS = (10, 8, 6, 4, 3)
+SMALL = {
+    'backbone.depth': 18,
+    'backbone.init_cfg': None,
+    'neck.in_channels': [64, 128, 256, 512],
+    'neck.out_channels': 64,
+    'mask_neck.in_channels': 64,
+    'mask_neck.feat_channels': 32,
+    'mask_neck.out_channels': 64,
+    'mask_head.in_channels': 64,
+    'mask_head.feat_channels': 64,
+    'mask_head.stacked_convs': 1,
+    'mask_head.num_classes': 4,
+    'mask_head.num_grids': GRIDS,
+}
+
+
+def build(**settings):
+    """The published model, much smaller; names of settings have '__' for dots."""
+    config = Config.fromfile(CONFIG)
+    changes = {**SMALL, **{name.replace('__', '.'): value for name, value in settings.items()}}
+    config.merge_from_dict({f'model.{name}': value for name, value in changes.items()})
+    return MODELS.build(config.model)
+
+
+@pytest.fixture(scope='module')
+def model():
+    """A detector that finds something in noise; tests leave its weights as they are."""
+    torch.manual_seed(0)
+    detector = build()
+    head = detector.mask_head
+    torch.nn.init.constant_(head.conv_cls.bias, -1.0)
+    torch.nn.init.normal_(head.conv_kernel.weight, std=0.1)
+    return detector.eval()
+
+
+def sample(size, original, instances=2):
+    masks = np.zeros((instances, *size), np.uint8)
+    masks[:, 8:40, 12:50] = 1
+    boxes = torch.tensor([[12.0, 8, 50, 40]]).repeat(instances, 1)
+    gt = InstanceData(masks=BitmapMasks(masks, *size), bboxes=boxes, labels=torch.arange(instances))
+    return DetDataSample(gt_instances=gt, metainfo=dict(img_shape=size, ori_shape=original))
+
+
+def batch(model, training):
+    """Two images of different sizes, as a data loader collates them, preprocessed."""
+    sizes = [(64, 96), (50, 61)]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+    samples = [sample(sizes[0], (128, 192)), sample(sizes[1], (25, 30), instances=0)]
+    return model.data_preprocessor(dict(inputs=images, data_samples=samples), training)
+
+
+# Forward
+
+
+@torch.no_grad()
+def test_forward_gives_tensors(model):
+    logits, kernels, features = model(torch.randn(2, 3, 64, 96), mode='tensor')
+    assert [tuple(level.shape) for level in logits] == [(2, 4, s, s) for s in GRIDS]
+    assert [tuple(level.shape) for level in kernels] == [(2, 64, s, s) for s in GRIDS]
+    assert features.shape == (2, 64, 16, 24)
+
+
+def test_forward_gives_losses(model):
+    losses = model(**batch(model, training=True), mode='loss')
+    assert losses.keys() == {'loss_cls', 'loss_mask'}
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    gradients = torch.autograd.grad(
+        sum(losses.values()),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+    )
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('rescale', [True, False])
+def test_forward_gives_predictions(model, rescale):
+    data = batch(model, training=False)
+    if rescale:
+        samples = model(**data, mode='predict')
+        sizes = [(128, 192), (25, 30)]
+    else:
+        samples = model.predict(data['inputs'], data['data_samples'], rescale=False)
+        sizes = [(64, 96), (50, 61)]
+    assert samples == data['data_samples']
+    for result, size in zip(samples, sizes, strict=True):
+        instances = result.pred_instances
+        assert len(instances) > 3
+        assert instances.masks.shape[1:] == size
+        assert (instances.scores[:-1] >= instances.scores[1:]).all()
+        wide = instances.bboxes[:, 2] > instances.bboxes[:, 0]
+        assert torch.equal(wide, instances.masks.flatten(1).any(1))
+        assert instances.labels.max() < 4
+
+
+@torch.no_grad()
+def test_predictions_are_those_of_the_parts(model):
+    data = batch(model, training=False)
+    features = model.neck(model.backbone(data['inputs']))
+    expected = model.mask_head.predict(features, model.mask_neck(features), data['data_samples'])
+    samples = model(**data, mode='predict')
+    for result, instances in zip(samples, expected, strict=True):
+        assert torch.equal(result.pred_instances.scores, instances.scores)
+        assert torch.equal(result.pred_instances.masks, instances.masks)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(('kernel_size', 'channels'), [(1, 32), (3, 288)])
+def test_mask_channels_follow_the_mask_neck(kernel_size, channels):
+    detector = build(mask_neck__out_channels=32, mask_head__kernel_size=kernel_size).eval()
+    assert detector.mask_head.conv_kernel.out_channels == channels
+    losses = detector(**batch(detector, training=True), mode='loss')
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_the_head_has_the_settings_of_testing(model):
+    assert model.mask_head.test_cfg['nms_pre'] == 500
+    detector = build(test_cfg__nms_pre=7, test_cfg__mask_format='rle')
+    assert detector.mask_head.test_cfg['nms_pre'] == 7
+    assert detector.mask_head.test_cfg['mask_format'] == 'rle'
+    with pytest.raises(ValueError, match='unknown settings'):
+        build(test_cfg__kernel='gaussian')
+
+
+def test_configs_are_not_modified():
+    config = Config.fromfile(CONFIG)
+    config.merge_from_dict({f'model.{name}': value for name, value in SMALL.items()})
+    before = config.to_dict()
+    MODELS.build(config.model)
+    assert config.to_dict() == before
+
+
+# Checkpoints
+
+
+def load(model, state_dict, tmp_path, strict=False):
+    path = str(tmp_path / 'weights.pth')
+    save_checkpoint(dict(state_dict=state_dict), path)
+    return load_checkpoint(model, path, strict=strict)
+
+
+def test_weights_come_back_from_a_file(model, tmp_path):
+    other = build()
+    load(other, model.state_dict(), tmp_path, strict=True)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def theirs(name):
+    return name.replace('mask_neck.', 'mask_head.mask_feature_head.')
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_mmdets_names_are_taken(model, prefix, tmp_path):
+    state_dict = {prefix + theirs(name): value for name, value in model.state_dict().items()}
+    names = list(state_dict)
+    assert sum('mask_feature_head' in name for name in names) == 24
+    other = build()
+    load(other, state_dict, tmp_path, strict=True)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert list(state_dict) == names
+
+
+def test_mmdets_names_are_taken_by_torch_and_inside_a_wrapper(model):
+    state_dict = {theirs(name): value for name, value in model.state_dict().items()}
+    names = list(state_dict)
+    assert str(build().load_state_dict(state_dict)) == '<All keys matched successfully>'
+    wrapped = torch.nn.ModuleDict(dict(module=build()))
+    state_dict = {f'module.{name}': value for name, value in state_dict.items()}
+    assert str(wrapped.load_state_dict(state_dict)) == '<All keys matched successfully>'
+    assert [f'module.{name}' for name in names] == list(state_dict)
+
+
+def entries(model):
+    return len(model.state_dict())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path):
+    other = {f'bbox_head.conv{i}.weight': torch.zeros(1) for i in range(3)}
+    message = (
+        f'another model: 0 of the {entries(model)} entries of SOLOv2 match; the first that do '
+        'not: backbone.conv1.weight (missing), backbone.bn1.weight (missing), '
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(model, other, tmp_path)
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(model, tmp_path):
+    """A backbone of the same names but twice the channels: most of the entries do not fit."""
+    state_dict = {
+        name: torch.cat([value, value]) if name.startswith('backbone') and value.dim() else value
+        for name, value in model.state_dict().items()
+    }
+    wrong = sum(
+        name.startswith('backbone') and value.dim() > 0
+        for name, value in model.state_dict().items()
+    )
+    message = (
+        f'{entries(model) - wrong} of the {entries(model)} entries of SOLOv2 match; the first '
+        'that do not: backbone.conv1.weight (is (128, 3, 7, 7), needs (64, 3, 7, 7)), '
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(model, state_dict, tmp_path)
+
+
+@pytest.mark.parametrize(('missing', 'refused'), [(0, False), (1, True)])
+def test_half_of_the_entries_must_match(model, missing, refused, tmp_path):
+    names = list(model.state_dict())
+    half = -(-len(names) // 2)
+    state_dict = {name: model.state_dict()[name] for name in names[:half - missing]}
+    if refused:
+        with pytest.raises(InputError, match=f'{half - 1} of the {len(names)} entries'):
+            load(build(), state_dict, tmp_path)
+    else:
+        load(build(), state_dict, tmp_path)
+
+
+def test_another_number_of_classes_still_loads(model, tmp_path):
+    other = build(mask_head__num_classes=9)
+    before = other.mask_head.conv_cls.weight.clone()
+    load(other, model.state_dict(), tmp_path)
+    assert torch.equal(other.mask_head.conv_cls.weight, before)
+    for name, value in model.state_dict().items():
+        if 'conv_cls' not in name:
+            assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_a_refused_checkpoint_changes_no_weight(tmp_path):
+    detector = build()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    neck_only = {name: value + 1 for name, value in before.items() if name.startswith('neck')}
+    with pytest.raises(InputError, match=r'of the \d+ entries'):
+        load(detector, neck_only, tmp_path)
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -1,0 +1,656 @@
+"""The head: layers and losses against plain functions, results against drawings."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmsolov2.models.grid_assigner import positives, quarter_masks
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck
+from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells, keep_peaks, padded_masks
+
+GRIDS = (10, 8, 6, 4, 3)
+SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
+IMAGE_SIZE = (128, 160)
+SETTINGS = dict(
+    num_classes=4,
+    in_channels=32,
+    mask_channels=64,
+    feat_channels=32,
+    stacked_convs=2,
+    num_grids=GRIDS,
+    assigner=dict(
+        type='mmsolov2.GridAssigner',
+        scale_ranges=((1, 24), (12, 48), (24, 96), (48, 192), (96, 512)),
+    ),
+    loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+    loss_mask=dict(type='DiceLoss', use_sigmoid=True, activate=True, loss_weight=3.0),
+)
+
+
+def make_head(**settings):
+    return SOLOv2Head(**{**SETTINGS, **settings})
+
+
+def make_mask_neck(**settings):
+    return MaskFeatureNeck(in_channels=32, feat_channels=32, out_channels=64, **settings)
+
+
+def lively_head(**settings):
+    """A head that finds dozens of instances in noise."""
+    head = make_head(**settings)
+    nn.init.normal_(head.conv_cls.weight, std=0.1)
+    nn.init.constant_(head.conv_cls.bias, -1.0)
+    nn.init.normal_(head.conv_kernel.weight, std=0.1)
+    return head.eval()
+
+
+def pyramid(batch=2):
+    return [torch.randn(batch, 32, *size) for size in SIZES]
+
+
+def mask_features(batch=2, channels=64):
+    return torch.randn(batch, channels, *SIZES[0])
+
+
+def samples_of(*rectangles, size=IMAGE_SIZE):
+    """One sample an image, its instances rectangles (x1, y1, x2, y2) with labels 0, 1, 2, …"""
+    samples = []
+    for image in rectangles:
+        masks = np.zeros((len(image), *size), np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, image, strict=True):
+            mask[y1:y2, x1:x2] = 1
+        instances = InstanceData(
+            masks=BitmapMasks(masks, *size),
+            bboxes=torch.tensor(image).float().view(-1, 4),
+            labels=torch.arange(len(image)) % 4,
+        )
+        samples.append(DetDataSample(gt_instances=instances))
+    return samples
+
+
+SOME = [(10, 10, 30, 40), (60, 20, 150, 120), (100, 90, 110, 99), (14, 12, 34, 42)]
+OTHERS = [(0, 0, 160, 128), (70, 60, 72, 62)]
+
+# Peaks and cells
+
+
+def peaks_by_loops(scores):
+    """A score stays unless the cell above, the one to the left or the one between is higher."""
+    out = scores.clone()
+    for b, c, y, x in np.ndindex(*scores.shape):
+        block = scores[b, c, max(y - 1, 0):y + 1, max(x - 1, 0):x + 1]
+        if (block > scores[b, c, y, x]).any():
+            out[b, c, y, x] = 0
+    return out
+
+
+def test_peaks_equal_loops():
+    scores = torch.randint(0, 20, (2, 3, 7, 7)) / 20
+    expected = peaks_by_loops(scores)
+    assert 0 < (expected == scores).float().mean() < 1
+    assert torch.equal(keep_peaks(scores), expected)
+
+
+def test_peaks_by_hand():
+    """A peak looks up and to the left only; equal neighbours both stay."""
+    scores = torch.tensor([[5.0, 4, 6], [5, 1, 2], [3, 2, 9]])
+    assert keep_peaks(scores[None, None])[0, 0].tolist() == [[5, 0, 6], [5, 0, 0], [0, 0, 9]]
+
+
+def test_cells_come_level_by_level_and_row_by_row():
+    first = torch.tensor([[[[1, 2], [3, 4]], [[10, 20], [30, 40]]]])
+    second = torch.tensor([[[[5]], [[50]]]])
+    cells = flatten_cells([first, second])
+    assert cells.tolist() == [[[1, 10], [2, 20], [3, 30], [4, 40], [5, 50]]]
+
+
+def test_masks_are_padded_at_the_right_and_below():
+    masks = BitmapMasks(np.ones((1, 2, 3), np.uint8), 2, 3)
+    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    assert padded.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]]
+    nobody = BitmapMasks(np.zeros((0, 2, 3), np.uint8), 2, 3)
+    assert padded_masks(nobody, (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(strides=(8, 8, 16, 32)), 'have 4, 5 and 5'),
+        (dict(num_grids=(10, 8, 6)), 'have 5, 3 and 5'),
+        (dict(assigner=dict(type='mmsolov2.GridAssigner', scale_ranges=((1, 9), ))), '5, 5 and 1'),
+        (dict(kernel_size=2), 'kernel_size must be odd, not 2'),
+        (dict(kernel_size=0), 'kernel_size must be odd, not 0'),
+        (dict(kernel_size=-1), 'kernel_size must be odd, not -1'),
+        (dict(test_cfg=dict(sigma=2.0)), r"unknown settings \['sigma'\]"),
+        (dict(test_cfg=dict(mask_format='png')), "mask_format must be .*not 'png'"),
+        (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be at least 1.*not 0'),
+        (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be at least 1.*not -1'),
+        (dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrixNMS', kernel='hard'))), "not 'hard'"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_head(**settings)
+
+
+def test_two_levels_are_too_few():
+    assigner = dict(type='mmsolov2.GridAssigner', scale_ranges=((1, 9), (9, 99)))
+    with pytest.raises(ValueError, match='at least 3 pyramid levels, but have 2, 2 and 2'):
+        make_head(strides=(8, 16), num_grids=(4, 2), assigner=assigner)
+
+
+def test_levels_that_do_not_fit_the_grids_are_refused():
+    with pytest.raises(ValueError, match=r'gives 4 levels, but num_grids has 5: .*num_outs=5'):
+        make_head()(pyramid()[:4])
+
+
+def test_settings_of_testing_have_the_published_defaults():
+    head = make_head(test_cfg=dict(max_per_img=7))
+    assert head.test_cfg == dict(
+        score_thr=0.1,
+        mask_thr=0.5,
+        nms_pre=500,
+        filter_thr=0.05,
+        max_per_img=7,
+        nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
+        mask_format='bitmap',
+    )
+    assert (head.nms.kernel, head.nms.sigma) == ('gaussian', 2.0)
+    assert make_head().test_cfg['max_per_img'] == 100
+
+
+def test_a_new_head_expects_one_cell_in_a_hundred():
+    head = make_head()
+    head.init_weights()
+    logits, kernels = head([torch.zeros_like(level) for level in pyramid()])
+    for level in logits:
+        torch.testing.assert_close(level.sigmoid().mean(), torch.tensor(0.01), rtol=0.05, atol=0)
+    assert all(0 < level.abs().max() < 1 for level in kernels)
+
+
+# Layers
+
+
+def tower(parameters, name, x):
+    for i in range(2):
+        x = F.conv2d(x, parameters[f'{name}.{i}.conv.weight'], padding=1)
+        norm = (parameters[f'{name}.{i}.gn.weight'], parameters[f'{name}.{i}.gn.bias'])
+        x = F.group_norm(x, 32, *norm).clamp(min=0)
+    return x
+
+
+def predict_level(parameters, x, grid, use_coords):
+    batch, channels, height, width = x.shape
+    if use_coords:
+        column = torch.linspace(-1, 1, width).expand(batch, 1, height, width)
+        row = torch.linspace(-1, 1, height)[:, None].expand(batch, 1, height, width)
+        x = torch.cat([x, column, row], 1)
+    x = F.interpolate(x, size=(grid, grid), mode='bilinear')
+    category = tower(parameters, 'cls_convs', x[:, :channels])
+    kernel = tower(parameters, 'kernel_convs', x)
+    last = ('conv_cls.weight', 'conv_cls.bias', 'conv_kernel.weight', 'conv_kernel.bias')
+    weights = [parameters[name] for name in last]
+    return [
+        F.conv2d(category, *weights[:2], padding=1),
+        F.conv2d(kernel, *weights[2:], padding=1),
+    ]
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+@pytest.mark.parametrize('use_coords', [True, False])
+def test_layers_equal_plain_functions(use_coords, kernel_size):
+    head = make_head(use_coords=use_coords, kernel_size=kernel_size)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    features = pyramid()
+    with torch.no_grad():
+        logits, kernels = head(features)
+    halved = F.interpolate(features[0], scale_factor=0.5, mode='bilinear')
+    enlarged = F.interpolate(features[4], size=SIZES[3], mode='bilinear')
+    levels = [halved, *features[1:4], enlarged]
+    for i, (level, grid) in enumerate(zip(levels, GRIDS, strict=True)):
+        expected = predict_level(head.state_dict(), level, grid, use_coords)
+        assert logits[i].shape == (2, 4, grid, grid)
+        assert kernels[i].shape == (2, 64 * kernel_size**2, grid, grid)
+        torch.testing.assert_close(logits[i], expected[0], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(kernels[i], expected[1], rtol=1e-4, atol=1e-3)
+
+
+def test_parameters_are_those_of_the_published_weights():
+    head = make_head(feat_channels=96)
+    channels = {'cls_convs.0': 32, 'cls_convs.1': 96, 'kernel_convs.0': 34, 'kernel_convs.1': 96}
+    expected = {}
+    for name, before in channels.items():
+        expected[f'{name}.conv.weight'] = (96, before, 3, 3)
+        expected[f'{name}.gn.weight'] = expected[f'{name}.gn.bias'] = (96, )
+    expected |= {'conv_cls.weight': (4, 96, 3, 3), 'conv_cls.bias': (4, )}
+    expected |= {'conv_kernel.weight': (64, 96, 3, 3), 'conv_kernel.bias': (64, )}
+    assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == expected
+
+
+# Losses
+
+
+def focal_loss(logits, label):
+    """Of the logits of one cell; a label beyond the last class is the background."""
+    p = logits.sigmoid()
+    losses = -0.75 * p**2 * torch.log(1 - p)
+    if label < len(logits):
+        losses[label] = -0.25 * (1 - p[label])**2 * torch.log(p[label])
+    return losses.sum()
+
+
+def dice_loss(logits, target):
+    p, t = logits.sigmoid(), target.float()
+    return 1 - 2 * (p * t).sum() / ((p**2).sum() + (t**2).sum() + 0.002)
+
+
+@pytest.mark.parametrize('size', [IMAGE_SIZE, (121, 151)], ids=['exact', 'padded'])
+def test_losses_equal_loops_over_cells(size):
+    head, features = lively_head(), mask_features()
+    samples = samples_of(SOME, OTHERS, size=size)
+    logits, kernels = head(pyramid())
+    losses = head.loss_by_feat(
+        logits, kernels, features, [sample.gt_instances for sample in samples]
+    )
+    category, mask, num_positive, num_pairs = 0, 0, 0, 0
+    for b, sample in enumerate(samples):
+        instances = sample.gt_instances
+        masks = F.pad(
+            torch.from_numpy(instances.masks.masks).bool(), (0, 160 - size[1], 0, 128 - size[0])
+        )
+        targets = head.assigner(
+            masks, instances.labels, instances.bboxes, num_grids=GRIDS, background=4
+        )
+        cells = torch.cat([level[b].flatten(1) for level in logits], 1).T
+        category += sum(focal_loss(*cell) for cell in zip(cells, targets.labels, strict=True))
+        weights = torch.cat([level[b].flatten(1) for level in kernels], 1).T
+        ((positive, owner), ) = positives([targets])
+        for cell, instance in zip(positive, owner, strict=True):
+            predicted = torch.einsum('e,ehw->hw', weights[cell], features[b])
+            mask += dice_loss(predicted, quarter_masks(masks)[instance])
+        num_positive += targets.num_positive
+        num_pairs += len(positive)
+    assert num_pairs > num_positive > 12
+    torch.testing.assert_close(losses['loss_cls'], category / (num_positive + 1))
+    torch.testing.assert_close(losses['loss_mask'], 3 * mask / num_positive)
+
+
+BATCHES = {
+    'all have instances': (SOME, OTHERS),
+    'one has none': ([], SOME),
+    'none has any': ([], []),
+    'one image without any': ([], ),
+    'an empty mask': ([(0, 0, 0, 0)], []),
+}
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+@pytest.mark.parametrize('images', BATCHES.values(), ids=BATCHES)
+def test_every_parameter_gets_a_gradient(images, kernel_size):
+    head, neck = make_head(kernel_size=kernel_size), make_mask_neck()
+    features = pyramid(len(images))
+    losses = head.loss(features, neck(features), samples_of(*images))
+    assert losses.keys() == {'loss_cls', 'loss_mask'}
+    assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
+    assert (losses['loss_mask'] > 0) == (SOME in images)
+    sum(losses.values()).backward()
+    for module in (head, neck):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_every_parameter_and_every_level_learns_from_instances():
+    head, neck = make_head(), make_mask_neck()
+    features = [level.requires_grad_() for level in pyramid()]
+    sum(head.loss(features, neck(features).detach(), samples_of(SOME, OTHERS)).values()).backward()
+    assert all(level.grad.any() for level in features)
+    sum(head.loss(features, neck(features), samples_of(SOME, OTHERS)).values()).backward()
+    for module in (head, neck):
+        assert all(parameter.grad.any() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(kernel_size=3), dict(use_coords=False)], ids=str)
+def test_the_losses_fall(settings):
+    head = make_head(**settings)
+    neck = make_mask_neck(use_coords=settings.get('use_coords', True))
+    optimizer = torch.optim.SGD([*head.parameters(), *neck.parameters()], lr=0.05, momentum=0.9)
+    features, samples = pyramid(), samples_of(SOME, OTHERS)
+    history = []
+    for _ in range(8):
+        losses = head.loss(features, neck(features), samples)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    assert history[-1]['loss_cls'] < history[0]['loss_cls']
+    assert history[-1]['loss_mask'] < history[0]['loss_mask']
+
+
+def test_losses_under_autocast_are_close_to_those_in_float32():
+    head, neck, features = lively_head(), make_mask_neck(), pyramid()
+    samples = samples_of(SOME, OTHERS)
+    expected = head.loss(features, neck(features), samples)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = head.loss(features, neck(features), samples)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss.float(), expected[name], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_mask_loss_of_half_precision_outputs_is_computed_in_float32(dtype):
+    """Features that the type holds exactly, and kernels that each take one channel of them."""
+    head, features = make_head(), mask_features().to(dtype)
+    logits = [torch.zeros(2, 4, grid, grid) for grid in GRIDS]
+    kernels = [torch.zeros(2, 64, grid, grid) for grid in GRIDS]
+    for level in kernels:
+        level[:, 5] = 1
+    instances = [sample.gt_instances for sample in samples_of(SOME, OTHERS)]
+    expected = head.loss_by_feat(logits, kernels, features.float(), instances)['loss_mask']
+    halves = [level.to(dtype) for level in kernels]
+    loss = head.loss_by_feat(logits, halves, features, instances)['loss_mask']
+    torch.testing.assert_close(loss, expected)
+
+
+# Predictions
+
+
+class Drawing:
+    """Outputs of a head for one image in which the named cells have the drawn masks."""
+
+    def __init__(self, channels=4):
+        self.logits = [torch.full((1, 4, grid, grid), -20.0) for grid in GRIDS]
+        self.kernels = [torch.zeros(1, channels, grid, grid) for grid in GRIDS]
+        self.features = torch.full((1, channels, *SIZES[0]), -20.0)
+
+    def add(self, channel, rows, columns, *, logit=2.0, label=0, level=0, cell=(1, 1), inside=20.0):
+        """A cell whose mask covers rows and columns (first, end) of the mask features."""
+        self.features[0, channel, slice(*rows), slice(*columns)] = inside
+        self.logits[level][0, label, *cell] = logit
+        self.kernels[level][0, channel, *cell] = 1
+        return self
+
+    def results(self, meta=None, *, rescale=True, **test_cfg):
+        head = make_head(mask_channels=len(self.features[0]), test_cfg=test_cfg)
+        metas = [meta or dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)]
+        outputs = (self.logits, self.kernels, self.features)
+        return head.predict_by_feat(*outputs, metas, rescale=rescale)[0]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_a_drawn_rectangle():
+    results = Drawing().add(1, (4, 12), (8, 20), label=2, logit=1.5).results()
+    assert results.labels.tolist() == [2]
+    assert results.bboxes.tolist() == [[32, 16, 80, 48]]
+    assert results.masks.shape == (1, *IMAGE_SIZE)
+    assert results.masks.sum() == 32 * 48 - 4  # the resize rounds the corners
+    torch.testing.assert_close(results.scores, torch.tensor([sigmoid(1.5)]))
+
+
+def test_sizes_of_the_network_and_of_the_image():
+    drawing = Drawing().add(1, (4, 12), (8, 20))
+    meta = dict(img_shape=(120, 150), ori_shape=(240, 75))
+    assert drawing.results(meta).bboxes.tolist() == [[16, 32, 40, 96]]
+    network = drawing.results(meta, rescale=False)
+    assert network.bboxes.tolist() == [[32, 16, 80, 48]]
+    assert network.masks.shape == (1, 120, 150)
+
+
+def test_the_score_is_that_of_the_category_times_the_mean_of_the_mask():
+    drawing = Drawing().add(0, (0, 8), (0, 8), logit=0.0)
+    drawing.features[0, 0, :4, :8] = math.log(3)  # a probability of 3/4 in one half of the mask
+    torch.testing.assert_close(drawing.results().scores, torch.tensor([0.5 * 7 / 8]))
+
+
+@pytest.mark.parametrize(('level', 'stride'), [(0, 8), (1, 8), (2, 16), (3, 32), (4, 32)],
+                         ids=lambda value: str(value))
+def test_masks_need_more_pixels_than_the_stride_of_their_level(level, stride):
+    as_many = Drawing().add(0, (0, 1), (0, stride), level=level)
+    assert len(as_many.results()) == 0
+    more = Drawing().add(0, (0, 1), (0, stride), level=level)
+    more.features[0, 0, 1, 0] = 20
+    assert len(more.results()) == 1
+
+
+def test_an_empty_mask_is_no_result():
+    results = Drawing().add(0, (0, 0), (0, 0)).results()
+    types = {name: (value.dtype, value.shape) for name, value in results.items()}
+    assert types == dict(
+        scores=(torch.float32, (0, )),
+        labels=(torch.int64, (0, )),
+        bboxes=(torch.float32, (0, 4)),
+        masks=(torch.bool, (0, *IMAGE_SIZE)),
+    )
+
+
+def test_only_the_higher_of_two_neighbouring_cells_counts():
+    drawing = Drawing().add(0, (0, 8), (0, 8), cell=(1, 1), logit=2.0, label=3)
+    drawing.add(1, (20, 28), (20, 28), cell=(1, 2), logit=1.0, label=3)
+    assert drawing.results().bboxes.tolist() == [[0, 0, 32, 32]]
+
+
+def test_a_cell_may_be_of_two_classes():
+    drawing = Drawing().add(0, (0, 8), (0, 8), label=3).add(0, (0, 8), (0, 8), label=1, logit=1.0)
+    results = drawing.results()
+    assert results.labels.tolist() == [3, 1]
+    torch.testing.assert_close(results.scores, torch.tensor([sigmoid(2), sigmoid(1)]))
+
+
+def three():
+    """Three rectangles apart, the second of them the best, the third the worst."""
+    drawing = Drawing().add(0, (0, 8), (0, 8), cell=(0, 0), logit=1.0, label=0)
+    drawing.add(1, (0, 8), (20, 28), cell=(0, 5), logit=2.0, label=1, level=1)
+    return drawing.add(2, (20, 28), (0, 8), cell=(2, 0), logit=0.0, label=2, level=2)
+
+
+@pytest.mark.parametrize(
+    ('test_cfg', 'labels'),
+    [
+        (dict(), [1, 0, 2]),
+        (dict(score_thr=0.5), [1, 0]),  # of 0.5 and more than 0.5, only the second is left
+        (dict(filter_thr=0.5), [1, 0, 2]),  # of 0.5 and more, both are
+        (dict(filter_thr=0.51), [1, 0]),
+        (dict(max_per_img=1), [1]),
+        (dict(max_per_img=None, nms_pre=None), [1, 0, 2]),
+        (dict(nms_pre=2), [1, 0]),
+        (dict(nms_pre=1), [1]),
+    ],
+    ids=str,
+)
+def test_thresholds_and_limits(test_cfg, labels):
+    assert three().results(**test_cfg).labels.tolist() == labels
+
+
+def test_rescored_results_are_ranked_again():
+    """A duplicate of the best is left with exp(-2) of its score, below the third."""
+    drawing = three().add(1, (0, 8), (20, 28), cell=(3, 3), logit=1.9, label=1)
+    results = drawing.results()
+    assert results.labels.tolist() == [1, 0, 2, 1]
+    torch.testing.assert_close(results.scores[3].item(), sigmoid(1.9) * math.exp(-2))
+    linear = dict(type='mmsolov2.MatrixNMS', kernel='linear')
+    assert drawing.results(nms=linear).labels.tolist() == [1, 0, 2]
+    assert drawing.results(max_per_img=3).labels.tolist() == [1, 0, 2]
+
+
+def test_the_mask_threshold_holds_everywhere():
+    """Around the core, 4 to 12, the mask is sigmoid(1) = 0.73: at 0.8 only the core is inside.
+
+    Outer edges lose a pixel, for 5/8 of 0.73 is under 0.5; inner ones gain it: 0.73 + 3/8 of 0.27.
+    """
+    drawing = Drawing().add(0, (0, 16), (0, 16), inside=1.0)
+    drawing.features[0, 0, 4:12, 4:12] = 20
+    loose, strict = drawing.results(mask_thr=0.5), drawing.results(mask_thr=0.8)
+    assert loose.bboxes.tolist() == [[0, 0, 63, 63]]
+    assert strict.bboxes.tolist() == [[15, 15, 49, 49]]
+    torch.testing.assert_close(strict.scores, torch.tensor([sigmoid(2)]))
+    mean = (64 + 192 * sigmoid(1)) / 256
+    torch.testing.assert_close(loose.scores, torch.tensor([sigmoid(2) * mean]))
+
+
+def test_masks_of_the_threshold_are_what_suppresses():
+    """Two cores side by side in the same surroundings, which overlap in full below 0.73."""
+    drawing = Drawing().add(0, (0, 16), (0, 16), inside=1.0)
+    drawing.add(1, (0, 16), (0, 16), inside=1.0, cell=(5, 5), logit=1.5)
+    drawing.features[0, 0, :8, :8] = drawing.features[0, 1, 8:16, 8:16] = 20
+    strict = drawing.results(mask_thr=0.8)
+    torch.testing.assert_close(strict.scores, torch.tensor([sigmoid(2), sigmoid(1.5)]))
+    loose = drawing.results(mask_thr=0.5)
+    mean = (64 + 192 * sigmoid(1)) / 256
+    expected = [sigmoid(2) * mean, sigmoid(1.5) * mean * math.exp(-2)]
+    torch.testing.assert_close(loose.scores, torch.tensor(expected))
+
+
+def test_outputs_in_half_precision_are_processed_in_float32():
+    """Outputs that bfloat16 holds exactly, and masks whose means it would round."""
+    drawing = three()
+    drawing.features[0, :3] = torch.randn(3, *SIZES[0]).bfloat16().float()
+    expected = drawing.results()
+    drawing.logits = [level.bfloat16() for level in drawing.logits]
+    drawing.kernels = [level.bfloat16() for level in drawing.kernels]
+    drawing.features = drawing.features.bfloat16()
+    results = drawing.results()
+    assert len(results) == len(expected) == 3
+    assert results.scores.dtype == torch.float32
+    torch.testing.assert_close(results.scores, expected.scores)
+    assert torch.equal(results.masks, expected.masks)
+
+
+def metas(count, size=IMAGE_SIZE):
+    meta = dict(img_shape=size, ori_shape=(2 * size[0], 2 * size[1]))
+    return [DetDataSample(metainfo=meta) for _ in range(count)]
+
+
+@torch.no_grad()
+def test_predictions_under_autocast_are_finite():
+    head, features = lively_head(), pyramid()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        results = head.predict(features, mask_features(), metas(2))
+    for image in results:
+        assert len(image) > 5
+        assert image.scores.dtype == torch.float32
+        assert image.scores.isfinite().all()
+        assert ((image.scores > 0) & (image.scores <= 1)).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_predictions_do_not_depend_on_the_batch(kernel_size):
+    """In float64, so that no pixel is close enough to the threshold to differ."""
+    head = lively_head(kernel_size=kernel_size).double()
+    features = [level.double() for level in pyramid()]
+    masks = mask_features().double()
+    together = head.predict(features, masks, metas(2))
+    for i, result in enumerate(together):
+        one = slice(i, i + 1)
+        (alone, ) = head.predict([level[one] for level in features], masks[one], metas(1))
+        assert len(result) == len(alone) > 5
+        assert torch.equal(result.labels, alone.labels)
+        assert torch.equal(result.masks, alone.masks)
+        torch.testing.assert_close(result.scores, alone.scores)
+    assert not torch.equal(together[0].scores, together[1].scores)
+
+
+@torch.no_grad()
+def test_an_image_without_instances_beside_one_with_some():
+    drawing = three()
+    logits = [torch.cat([torch.full_like(level, -20), level]) for level in drawing.logits]
+    kernels = [level.repeat(2, 1, 1, 1) for level in drawing.kernels]
+    meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
+    head = make_head(mask_channels=4)
+    features = drawing.features.repeat(2, 1, 1, 1)
+    nobody, somebody = head.predict_by_feat(logits, kernels, features, [meta, meta])
+    assert len(nobody) == 0
+    assert somebody.labels.tolist() == [1, 0, 2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'settings',
+    [dict(kernel_size=3), dict(kernel_size=5),
+     dict(use_coords=False)], ids=str
+)
+def test_masks_of_every_variant_have_the_size_of_the_image(settings):
+    head = lively_head(**settings)
+    for rescale, size in ((True, (256, 320)), (False, IMAGE_SIZE)):
+        (result, ) = head.predict(pyramid(1), mask_features(1), metas(1), rescale=rescale)
+        assert len(result) > 5
+        assert result.masks.shape[1:] == size
+        assert result.masks.flatten(1).any(1).all()
+
+
+def test_a_3x3_kernel_shifts_a_drawn_rectangle():
+    """Its one weight reads the pixel at the right, so that the mask moves to the left."""
+    drawing = Drawing(channels=1).add(0, (4, 12), (8, 20))
+    kernels = [torch.zeros(1, 9, grid, grid) for grid in GRIDS]
+    kernels[0][0, 5, 1, 1] = 1
+    head = make_head(mask_channels=1, kernel_size=3)
+    meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
+    (result, ) = head.predict_by_feat(drawing.logits, kernels, drawing.features, [meta])
+    assert result.bboxes.tolist() == [[28, 16, 76, 48]]
+
+
+@torch.no_grad()
+def test_rle_results():
+    features, masks = pyramid(1), mask_features(1)
+    head = lively_head()
+    (bitmaps, ) = head.predict(features, masks, metas(1))
+    head.test_cfg['mask_format'] = 'rle'
+    (rles, ) = head.predict(features, masks, metas(1))
+    assert [rle['size'] for rle in rles.masks] == [[256, 320]] * len(bitmaps)
+    assert torch.equal(rles.scores, bitmaps.scores)
+
+
+# What the head is handed stays as it was
+
+
+def snapshot(lists):
+    return [[(tensor, tensor.clone()) for tensor in one] for one in lists]
+
+
+def assert_unchanged(lists, before):
+    """Every list holds the same tensors with the same values as before."""
+    for now, then in zip(lists, before, strict=True):
+        for tensor, (same, value) in zip(now, then, strict=True):
+            assert tensor is same
+            assert torch.equal(tensor, value)
+
+
+@torch.no_grad()
+def test_input_lists_are_not_modified():
+    head, features, masks = lively_head(), pyramid(), mask_features()
+    before = snapshot([features])
+    logits, kernels = head(features)
+    assert_unchanged([features], before)
+    lists = [logits, kernels, [masks]]
+    before = snapshot(lists)
+    samples = samples_of(SOME, OTHERS)
+    gt_masks = samples[0].gt_instances.masks.masks.copy()
+    infos = [sample.metainfo for sample in metas(2)]
+    head.predict_by_feat(logits, kernels, masks, infos)
+    head.loss_by_feat(logits, kernels, masks, [sample.gt_instances for sample in samples])
+    assert_unchanged(lists, before)
+    assert infos == [sample.metainfo for sample in metas(2)]
+    assert np.array_equal(samples[0].gt_instances.masks.masks, gt_masks)
+
+
+def test_settings_are_not_modified():
+    test_cfg = dict(nms=dict(type='mmsolov2.MatrixNMS', sigma=1.0))
+    assigner = dict(SETTINGS['assigner'])
+    make_head(test_cfg=test_cfg, assigner=assigner)
+    assert test_cfg == dict(nms=dict(type='mmsolov2.MatrixNMS', sigma=1.0))
+    assert assigner == SETTINGS['assigner']

@@ -1,0 +1,129 @@
+"""What tools/browse_targets.py prints and paints, on a small set of shapes."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from mmsolov2.apis.overlay import instance_color
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+CONFIG = 'solov2-light_r18_fpn_shapes'
+
+
+def load_script(name: str) -> ModuleType:
+    """A tool as a module."""
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_script('browse_targets')
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory) -> Path:
+    """Six train and two val images of shapes."""
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    load_script('make_shapes').main([str(out), '--num-train', '6', '--num-val', '2'])
+    return out
+
+
+@pytest.fixture
+def browse(shapes, tmp_path, capsys):
+    """Run the tool: its lines, but for those of the COCO reader, and its pictures."""
+
+    def run(*options: str, settings: tuple[str, ...] = ()) -> tuple[list[str], list[Path]]:
+        roots = [f'{split}_dataloader.dataset.data_root={shapes}/' for split in ('train', 'val')]
+        command = [CONFIG, '--out-dir', str(tmp_path / 'out'), *options]
+        assert tool.main([*command, '--cfg-options', *roots, *settings]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if 'instances' in line]
+        return lines, sorted((tmp_path / 'out').iterdir())
+
+    return run
+
+
+def test_a_picture_and_a_line_for_each_image(browse, shapes):
+    lines, pictures = browse('--num', '3', settings=('model.backbone.type=NoSuchBackbone', ))
+    assert [p.name for p in pictures] == [f'00{i}_00000{i + 1}.png' for i in range(3)]
+    coco = COCO(str(shapes / 'annotations' / 'train.json'))
+    for number, line in enumerate(lines[:-1], 1):
+        count = len(coco.getAnnIds(imgIds=number))
+        assert line.startswith(f'{number:06d}.png: instances: {count}, positive cells by level: ')
+    height, width = cv2.imread(str(pictures[0])).shape[:2]
+    assert width == 5 * (640 + 8) and height > 512
+    total = sum(len(coco.getAnnIds(imgIds=number)) for number in (1, 2, 3))
+    assert lines[-1].startswith(f'{total} instances, 0 without a cell: ')
+
+
+def test_val_images_come_with_targets_and_at_most_as_many_as_there_are(browse):
+    lines, pictures = browse('--split', 'val')
+    assert len(pictures) == 2 and len(lines) == 3
+    assert all(' by level: 0 0 0 0 0,' not in line for line in lines)
+
+
+def test_instances_without_a_cell_are_told(browse):
+    ranges = '[(1000,1001),(1000,1001),(1000,1001),(1000,1001),(1000,1001)]'
+    lines, _ = browse('--num', '1', settings=(f'model.mask_head.assigner.scale_ranges={ranges}', ))
+    count = int(lines[-1].split()[0])
+    assert lines[-1].startswith(f'{count} instances, {count} without a cell: ')
+    assert len(lines[0].split('without a cell: ')[1].split(', ')) == count
+    assert 'by level: 0 0 0 0 0, claimed by several: 0' in lines[0]
+
+
+def test_a_missing_set_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        tool.main([CONFIG, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/'])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f'error: {tmp_path}/annotations/train.json: ') and '\n' not in error
+
+
+@pytest.fixture
+def targets():
+    """Three instances in a black 64x64 image; two claim cell 5 of the 4x4 level, one no cell."""
+    masks = np.zeros((3, 64, 64), bool)
+    masks[0, 16:48, 16:48] = masks[1, 0:32, 0:32] = masks[2, 60:62, 60:63] = True
+    levels = tool.split_levels(
+        np.array([3, 4 + 5, 4 + 6, 4 + 5, 4 + 0]),
+        np.array([0, 0, 0, 1, 1]),
+        (2, 4),
+        ((1, 9), (8, 64)),
+    )
+    return tool.Targets(
+        name='x.png',
+        image=np.zeros((64, 64, 3), np.uint8),
+        masks=masks,
+        boxes=np.array([[16, 16, 48, 48], [0, 0, 32, 32], [60, 60, 63, 62]]),
+        classes=['nut', 'fig', 'date'],
+        levels=levels,
+    )
+
+
+def test_levels_and_line_of_known_targets(targets):
+    coarse, fine = targets.levels
+    assert coarse.cell.tolist() == [3] and fine.cell.tolist() == [5, 6, 5, 0]
+    assert coarse.shared.tolist() == [] and fine.shared.tolist() == [5]
+    assert tool.describe(targets) == (
+        'x.png: instances: 3, positive cells by level: 1 3, claimed by several: 1, '
+        'without a cell: date 3x2'
+    )
+
+
+def test_cells_have_the_colour_of_their_instance(targets):
+    """Cells of the 4x4 level are 160 pixels wide; the last instance owns the shared cell."""
+    picture = tool.draw_level(targets, targets.levels[1]).astype(int)
+    assert picture.shape == (640, 640, 3)
+    empty = picture[5 * 80, 7 * 80]
+    for cell, instance in ((0, 1), (5, 1), (6, 0)):
+        row, column = divmod(cell, 4)
+        middle = picture[row * 160 + 110, column * 160 + 110]
+        expected = 0.6 * np.array(instance_color(instance)) + 0.4 * empty
+        assert np.abs(middle - expected).max() < 2
+    framed, plain = picture[165:315, 160], picture[165:315, 479]
+    assert (framed == 255).all() and not (plain == 255).all(1).any()

@@ -1,0 +1,189 @@
+"""The files that tools/predict.py writes, and what it does when something goes wrong."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from torch import nn
+
+from mmsolov2.apis import load_config
+from mmsolov2.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / 'tools' / 'predict.py'
+CONFIG = 'solov2-light_r18_fpn_ms-3x_coco'
+TINY = {
+    'model.neck.out_channels': 32,
+    'model.mask_neck.in_channels': 32,
+    'model.mask_neck.feat_channels': 32,
+    'model.mask_neck.out_channels': 32,
+    'model.mask_head.in_channels': 32,
+    'model.mask_head.feat_channels': 32,
+    'model.mask_head.num_grids': [8, 6, 5, 4, 3],
+    'model.test_cfg.max_per_img': 5,
+    'test_dataloader.dataset.pipeline.2.scale': (96, 64),
+}
+OPTIONS = [f'{key}={value}'.replace(' ', '') for key, value in TINY.items()]
+
+
+def load_script() -> ModuleType:
+    """tools/predict.py as a module."""
+    spec = importlib.util.spec_from_file_location('predict_tool', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_script()
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory) -> Path:
+    """Random weights under which many cells pass the thresholds."""
+    torch.manual_seed(0)
+    model = MODELS.build(load_config(CONFIG, TINY).model)
+    nn.init.constant_(model.mask_head.conv_cls.bias, 1)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of three images; two share their stem and lie in different folders."""
+    folder = tmp_path / 'photos'
+    rng = np.random.default_rng(0)
+    for name in ('a.png', 'sub/a.png', 'sub/b.jpg'):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (40, 60, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def command(photos, checkpoint, tmp_path) -> list[str]:
+    fixed = ['--config', CONFIG, '--checkpoint', str(checkpoint), '--device', 'cpu']
+    return [str(photos), *fixed, '--out-dir', str(tmp_path / 'out'), '--cfg-options', *OPTIONS]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def overlays(out: Path) -> list[str]:
+    return sorted(p.relative_to(out).as_posix() for p in (out / 'overlays').rglob('*.png'))
+
+
+def test_files_of_a_folder_with_a_broken_image(command, photos, tmp_path):
+    (photos / 'broken.jpg').write_text('not an image')
+    out = tmp_path / 'out'
+    run = subprocess.run([sys.executable, SCRIPT, *command],
+                         capture_output=True,
+                         text=True,
+                         cwd=ROOT)
+    assert run.returncode == 1, run.stderr
+    assert f'error: {photos}/broken.jpg: this is no image' in run.stderr
+    assert '1 images could not be read' in run.stderr and 'Traceback' not in run.stderr
+
+    assert overlays(out) == ['overlays/a.png', 'overlays/sub/a.png', 'overlays/sub/b.png']
+    assert cv2.imread(str(out / 'overlays/sub/b.png')).shape == (40, 60, 3)
+    images, results = read(out / 'images.json'), read(out / 'predictions.json')
+    assert images['info']['folder'] == str(photos)
+    names = {image['id']: image['file_name'] for image in images['images']}
+    assert names == {1: 'a.png', 3: 'sub/a.png', 4: 'sub/b.jpg'}  # 2 is the broken one
+    assert all(names[result['image_id']] == result['file_name'] for result in results)
+    assert {result['image_id'] for result in results} == set(names)
+    assert run.stdout.splitlines()[-1] == f'3 of 4 images, {len(results)} instances: {out}'
+
+    coco = COCO(str(out / 'images.json')).loadRes(str(out / 'predictions.json'))
+    annotation = coco.loadAnns(coco.getAnnIds(imgIds=4))[0]
+    assert coco.annToMask(annotation).shape == (40, 60)
+    assert coco.loadCats(annotation['category_id'])[0]['name'] == annotation['category_name']
+    assert not list(out.rglob('*.unfinished'))
+
+
+def test_an_interrupted_run_keeps_what_was_done(command, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def predict_two(model, image, predict=tool.predict):
+        calls.append(image)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return predict(model, image)
+
+    monkeypatch.setattr(tool, 'predict', predict_two)
+    assert tool.main(command) == 130
+    out = tmp_path / 'out'
+    assert overlays(out) == ['overlays/a.png', 'overlays/sub/a.png']
+    assert [image['id'] for image in read(out / 'images.json')['images']] == [1, 2]
+    assert {result['image_id'] for result in read(out / 'predictions.json')} == {1, 2}
+    assert '2 of 3 images' in capsys.readouterr().out
+
+
+def test_overlays_of_an_earlier_run_are_no_input(command, photos):
+    command[command.index('--out-dir') + 1] = str(photos / 'out')
+    for _ in range(2):
+        assert tool.main(command) == 0
+        assert len(read(photos / 'out' / 'images.json')['images']) == 3
+
+
+def test_score_threshold(command, tmp_path):
+
+    def scores(threshold: str) -> list[float]:
+        assert tool.main([*command, '--score-thr', threshold]) == 0
+        return sorted(result['score'] for result in read(tmp_path / 'out' / 'predictions.json'))
+
+    every = scores('0')
+    middle = every[len(every) // 2]
+    assert scores(repr(middle)) == [score for score in every if score >= middle]
+    assert scores('1') == []
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('--config', 'nonsense.py', 'nonsense.py: there is no such config file'),
+        ('--checkpoint', 'nothing.pth', 'nothing.pth: there is no such checkpoint'),
+        ('--device', 'toaster', "device 'toaster' cannot be used"),
+        ('--out-dir', str(SCRIPT), 'it cannot be written'),
+    ],
+)
+def test_a_wrong_argument_is_one_line(command, capsys, option, value, message):
+    command[command.index(option) + 1] = value
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(command)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith('error: ') and '\n' not in error and message in error
+
+
+def test_an_input_without_images_is_one_line(command, tmp_path, capsys):
+    command[0] = str(tmp_path / 'nowhere')
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(command)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith(f'error: {tmp_path}/nowhere: there is no such file')
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'),
+    [
+        (['a.png', 'b.jpg'], ['a.png', 'b.png']),
+        (['x/a.png', 'y/a.png'], ['x/a.png', 'y/a.png']),
+        (['a.png', 'a.jpg', 'b.jpg'], ['a.png.png', 'a.jpg.png', 'b.png']),
+        (['a.png', 'a.jpg', 'a.jpg.png'], ['a.png.png', 'a.jpg.png', 'a.jpg.png.png']),
+        (['v1.2.png', 'v1.3.png'], ['v1.2.png', 'v1.3.png']),
+        (['noextension', 'dir.d/a.png'], ['noextension.png', 'dir.d/a.png']),
+    ],
+)
+def test_overlay_names(names, expected):
+    assert tool.overlay_names(names) == expected
+    assert len(set(expected)) == len(names)

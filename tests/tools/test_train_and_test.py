@@ -1,0 +1,165 @@
+"""Training, evaluation, resuming and several processes, through the tools."""
+
+import json
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+STILL = 'train_dataloader.dataset.pipeline.4.prob=0.0'  # no random flips
+
+
+def losses(log: str) -> dict[tuple[int, int], float]:
+    """The loss of every logged (epoch, iteration)."""
+    found = re.findall(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/\d+\].* loss: ([\d.]+)', log)
+    return {(int(epoch), int(step)): float(loss) for epoch, step, loss in found}
+
+
+def figures(log: str) -> dict[str, float]:
+    """The COCO figures that a log ends with."""
+    return {name: float(value) for name, value in re.findall(r'(coco/\w+): (-?[\d.]+)', log)}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_config, run_python, tmp_path_factory):
+    """A whole run of three epochs: its log and its work folder."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    result = run_python(
+        'tools/train.py', tiny_config, '--work-dir', work_dir, '--cfg-options', STILL
+    )
+    return result.stdout + result.stderr, work_dir
+
+
+def test_training_shows_progress_and_time_left_and_evaluates_masks_and_boxes(trained):
+    log, work_dir = trained
+    assert len(losses(log)) == 12
+    assert ' eta: ' in log
+    assert {'coco/segm_mAP', 'coco/bbox_mAP'} <= figures(log).keys()
+    assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_3.pth')
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_with_the_same_losses(
+    trained, tiny_config, run_python, tmp_path
+):
+    command = ['tools/train.py', str(tiny_config), '--work-dir', str(tmp_path)]
+    options = ['--cfg-options', STILL]
+    process = subprocess.Popen(
+        [sys.executable, *command, *options],
+        cwd=ROOT,
+        env={'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PATH': '/usr/bin:/bin'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # yapf: disable
+    deadline = time.monotonic() + 300
+    while not (tmp_path / 'last_checkpoint').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    last = (tmp_path / 'last_checkpoint').read_text()
+    epoch = torch.load(last, weights_only=True)['meta']['epoch']
+    assert epoch < 3
+    resumed = run_python(*command, '--resume', *options)
+    expected = {step: loss for step, loss in losses(trained[0]).items() if step[0] > epoch}
+    assert losses(resumed.stdout + resumed.stderr) == expected
+
+
+def test_one_and_two_processes_give_the_same_figures(trained, tiny_config, run_python, tmp_path):
+    checkpoint = trained[1] / 'epoch_3.pth'
+    out = tmp_path / 'predictions.pkl'
+    one = run_python('tools/test.py', tiny_config, checkpoint, '--work-dir', tmp_path, '--out', out)
+    two = subprocess.run(
+        ['tools/dist_test.sh', tiny_config, checkpoint, '2', '--work-dir', tmp_path / 'two'],
+        cwd=ROOT,
+        env=dist_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert two.returncode == 0, two.stderr[-3000:]
+    ours = figures(one.stdout + one.stderr)
+    assert ours['coco/segm_mAP_50'] > 0
+    assert figures(two.stdout + two.stderr) == ours
+    predictions = pickle.loads(out.read_bytes())
+    assert len(predictions) == 6
+    assert all('gt_instances' not in sample for sample in predictions)
+    assert all(isinstance(m, dict) for m in predictions[0]['pred_instances']['masks'])
+
+
+def dist_environment() -> dict[str, str]:
+    folder = str(Path(sys.executable).parent)
+    return dict(PATH=f'{folder}:/usr/bin:/bin', PORT=free_port(), OMP_NUM_THREADS='1')
+
+
+def test_two_processes_train_also_without_instances(tiny_config, tiny_shapes, tmp_path):
+    """Images without instances in one process or in both must not stop the gradients' sum."""
+    annotations = json.loads((tiny_shapes / 'annotations/train.json').read_text())
+    nobody = {image['id'] for image in annotations['images'][:5]}
+    kept = [one for one in annotations['annotations'] if one['image_id'] not in nobody]
+    file = tmp_path / 'few.json'
+    file.write_text(json.dumps({**annotations, 'annotations': kept}))
+    result = subprocess.run(
+        [
+            'tools/dist_train.sh', tiny_config, '2', '--work-dir', tmp_path, '--auto-scale-lr',
+            '--cfg-options', f'train_dataloader.dataset.ann_file={file}',
+            'train_cfg.max_epochs=1', 'train_dataloader.batch_size=1'
+        ],
+        cwd=ROOT,
+        env=dist_environment(),
+        capture_output=True,
+        text=True,
+    )  # yapf: disable
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = result.stdout + result.stderr
+    assert len(losses(log)) == 4
+    assert 'Distributed training: True' in log
+    assert (tmp_path / 'epoch_1.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['model.mask_head.num_classes=7'], 'num_classes is 7, but the dataset'),
+        (['model.backbone.depth=34'], 'the checkpoint is of another model'),
+    ],
+)
+def test_a_wrong_config_is_one_line(trained, tiny_config, run_python, tmp_path, options, message):
+    checkpoint = trained[1] / 'epoch_3.pth'
+    result = run_python(
+        'tools/test.py',
+        tiny_config,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        *options,
+        check=False
+    )
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert 'Traceback' not in result.stderr
+
+
+def test_an_unreadable_image_is_one_line(tiny_config, tiny_shapes, run_python, tmp_path):
+    images = json.loads((tiny_shapes / 'annotations/train.json').read_text())
+    images['images'][3]['file_name'] = 'gone.png'
+    file = tmp_path / 'gone.json'
+    file.write_text(json.dumps(images))
+    options = [f'train_dataloader.dataset.ann_file={file}', 'train_dataloader.num_workers=1']
+    command = ['tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options', *options]
+    result = run_python(*command, check=False)
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith('error: ') and 'gone.png: there is no such image' in last
