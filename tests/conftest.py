@@ -3,10 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mmsolov2  # noqa: F401  (first: it lets mmdet be imported on mmcv-lite)
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+
+import mmsolov2  # noqa: F401  (first: it lets mmdet be imported on mmcv-lite)
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # test files run side by side
@@ -50,19 +51,13 @@ def _seed():
 
 def _run_python(*arguments, cwd=ROOT, python=sys.executable, check=True, **variables):
     """Run Python in a process of its own, which finds the checkout and uses one thread."""
-    environment = {
-        **os.environ, 'PYTHONPATH': str(ROOT),
-        'OMP_NUM_THREADS': '1',
-        **variables
-    }
-    result = subprocess.run(
-        [python, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600
-    )
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **variables}
+    result = subprocess.run([python, *map(str, arguments)],
+                            cwd=cwd,
+                            env=environment,
+                            capture_output=True,
+                            text=True,
+                            timeout=600)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result
 

@@ -1,5 +1,6 @@
 """Every config in configs/: a new one is covered without being named here."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,8 @@ LEAVES = [path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path
 THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'solov2' / 'solov2_r50_fpn_1x_coco.py'
 
 every_leaf = pytest.mark.parametrize('leaf', LEAVES, ids=lambda leaf: leaf.stem)
+
+read = functools.cache(Config.fromfile)  # no test changes what it reads
 
 
 def without_weights(config):
@@ -59,14 +62,14 @@ def test_leaf_is_short(leaf):
 
 @every_leaf
 def test_leaf_opens_in_every_tool(leaf):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     assert 'mmsolov2' in config.custom_imports.imports
     assert config.default_scope == 'mmdet'
 
 
 @every_leaf
 def test_model_builds(leaf):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     model = MODELS.build(without_weights(config.model.to_dict()))
     head = model.mask_head
     assert head.num_classes == config.model.mask_head.num_classes
@@ -75,7 +78,7 @@ def test_model_builds(leaf):
 
 @every_leaf
 def test_round_trip(leaf, tmp_path):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     config.dump(tmp_path / leaf.name)
     assert Config.fromfile(tmp_path / leaf.name).to_dict() == config.to_dict()
 
@@ -83,7 +86,7 @@ def test_round_trip(leaf, tmp_path):
 @every_leaf
 @pytest.mark.parametrize('part', ['train', 'val', 'test'])
 def test_classes_are_as_many_as_the_head_has(leaf, part):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     datasets = innermost(config[f'{part}_dataloader'].dataset)
     assert {len(classes_of(dataset))
             for dataset in datasets} == {config.model.mask_head.num_classes}
@@ -91,7 +94,7 @@ def test_classes_are_as_many_as_the_head_has(leaf, part):
 
 @every_leaf
 def test_all_parts_have_the_same_classes(leaf):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     parts = [config.train_dataloader, config.val_dataloader, config.test_dataloader]
     datasets = [each for part in parts for each in innermost(part.dataset)]
     assert len({dataset['type'] for dataset in datasets}) == 1
@@ -100,7 +103,7 @@ def test_all_parts_have_the_same_classes(leaf):
 
 @every_leaf
 def test_evaluator_reads_the_file_of_the_data(leaf):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     for part in ('val', 'test'):
         dataset = config[f'{part}_dataloader'].dataset
         expected = dataset.data_root + dataset.ann_file
@@ -109,7 +112,7 @@ def test_evaluator_reads_the_file_of_the_data(leaf):
 
 @every_leaf
 def test_schedule_ends_with_the_training(leaf):
-    config = Config.fromfile(leaf)
+    config = read(leaf)
     assert config.param_scheduler[-1].end == config.train_cfg.max_epochs
     assert config.param_scheduler[-1].by_epoch
 
@@ -123,7 +126,7 @@ def test_metafiles_name_the_leaves():
     for model in metafile_models():
         assert model['Name'] == Path(model['Config']).stem
         epochs = model.get('Metadata', {}).get('Epochs')
-        config = Config.fromfile(ROOT / model['Config'])
+        config = read(ROOT / model['Config'])
         assert epochs in (None, config.train_cfg.max_epochs), model['Name']
 
 
@@ -136,7 +139,7 @@ def test_collections_exist():
 
 def test_recipe_of_the_paper():
     """SOLOv2, section 4.1: 36 epochs, batch 16, rate 0.01 divided by 10 after 27 and 33."""
-    config = Config.fromfile(CONFIGS / 'solov2' / 'solov2_r50_fpn_ms-3x_coco.py')
+    config = read(CONFIGS / 'solov2' / 'solov2_r50_fpn_ms-3x_coco.py')
     assert config.train_cfg.max_epochs == 36
     assert config.param_scheduler[-1].milestones == [27, 33]
     assert config.param_scheduler[-1].gamma == 0.1
@@ -151,7 +154,7 @@ def test_recipe_of_the_paper():
 
 def test_recipe_of_the_light_models():
     """SOLOv2, section 4.3: short sides from 352 to 512, tested at 448."""
-    config = Config.fromfile(CONFIGS / 'solov2' / 'solov2-light_r50_fpn_ms-3x_coco.py')
+    config = read(CONFIGS / 'solov2' / 'solov2-light_r50_fpn_ms-3x_coco.py')
     (resize, ) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
     assert sorted(min(scale) for scale in resize.scales) == [352, 384, 416, 448, 480, 512]
     (resize, ) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
@@ -160,14 +163,14 @@ def test_recipe_of_the_light_models():
 
 
 def test_recipe_of_1x():
-    config = Config.fromfile(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py')
+    config = read(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py')
     assert config.train_cfg.max_epochs == 12
     assert config.param_scheduler[-1].milestones == [9, 11]
 
 
 def test_defaults_equal_mmdets():
     """Thresholds, grids, ranges and weights of losses are those of the published models."""
-    ours = Config.fromfile(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py').model
+    ours = read(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py').model
     theirs = Config.fromfile(THEIRS).model
     for name in ('score_thr', 'mask_thr', 'nms_pre', 'filter_thr', 'max_per_img'):
         assert ours.test_cfg[name] == theirs.test_cfg[name], name

@@ -77,15 +77,16 @@ def run(python, tmp_path_factory):
     folder = tmp_path_factory.mktemp('elsewhere')
 
     def run_there(*arguments):
-        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PATH': f'{python.parent}:/usr/bin:/bin'}
+        environment = {
+            **os.environ, 'OMP_NUM_THREADS': '1',
+            'PATH': f'{python.parent}:/usr/bin:/bin'
+        }
         environment.pop('PYTHONPATH', None)
-        result = subprocess.run(
-            [python, *map(str, arguments)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True
-        )
+        result = subprocess.run([python, *map(str, arguments)],
+                                cwd=folder,
+                                env=environment,
+                                capture_output=True,
+                                text=True)
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
         return result.stdout + result.stderr
 
@@ -117,12 +118,10 @@ def checkpoint(config, run):
 
 def test_the_wheel_carries_configs_tools_and_the_index(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(
-        ['git', 'ls-files', 'configs', 'tools', 'model-index.yml'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True
-    ).stdout.split()
+    tracked = subprocess.run(['git', 'ls-files', 'configs', 'tools', 'model-index.yml'],
+                             cwd=ROOT,
+                             capture_output=True,
+                             text=True).stdout.split()
     assert len(tracked) > 20
     assert {f'mmsolov2/.mim/{name}' for name in tracked} <= names
     assert not [name for name in names if name.endswith('.pyc')]

@@ -3,9 +3,9 @@
     python tools/make_shapes.py data/shapes --num-train 400 --num-val 100 --seed 0
 
 writes OUT/annotations/{train,val}.json, OUT/train/000001.png ... and OUT/val/000001.png ...
-Five classes (circle, square, triangle, star, ring) in sizes from COCO-small to COCO-large, one to
-nine in an image. Colour and texture say nothing of the class: only the form does. A mask holds
-exactly the pixels that are seen, so a shape painted later takes its pixels from those below it.
+Five classes (circle, square, triangle, star, ring), each with a texture and a range of hues of its own,
+in sizes from COCO-small to COCO-large, one to seven in an image. A mask holds exactly the pixels
+that are seen, so a shape painted later takes its pixels from those below it.
 
 The same arguments give the same bytes: image k has its own generator, seeded with
 [seed, split, k], and all forms and textures are drawn with whole numbers. Every 50th train image
@@ -38,7 +38,9 @@ HOLE = 563  # radius of a ring's hole, of an outer radius of UNIT
 AREAS = {'circle': 3217, 'square': 2048, 'triangle': 1330, 'star': 1150, 'ring': 2244}  # radius 1
 
 # (least, most) square root of a shape's area; each pair is drawn with equal chance
-SIDES = 2 * ((16, 30), ) + 5 * ((34, 88), ) + 3 * ((100, 132), )
+SIDES = 2 * ((14, 28), ) + 6 * ((34, 72), ) + 2 * ((97, 110), )
+UPRIGHT = 90  # degrees: triangles and stars point up, squares stand on a side
+TURN = 20  # degrees that a shape may lean to either side
 MAX_SHAPES = 7
 TRIES = 20  # places tried for a shape before it is left out
 MIN_VISIBLE_PIXELS = 40
@@ -121,7 +123,7 @@ def random_form(rng: Rng, kind: str, largest: int) -> Array:
     side = int(rng.integers(min(low, largest // 2), min(high, largest) + 1))
     squeeze = int(rng.integers(82, 101))
     radius = math.isqrt(side * side * UNIT * 100 // (AREAS[kind] * squeeze))
-    return rasterise(kind, radius, int(rng.integers(360)), squeeze)
+    return rasterise(kind, radius, UPRIGHT + int(rng.integers(-TURN, TURN + 1)), squeeze)
 
 
 def grid(height: int, width: int) -> tuple[Array, Array]:
@@ -163,12 +165,15 @@ def noise(rng: Rng, y: Array, x: Array, cell: int) -> Array:
     return rng.integers(0, 257, shape, np.int32)[y // side, x // side]
 
 
-def plain(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32: one level everywhere; `cell` is not used."""
-    return np.full((y.size, x.size), rng.integers(0, 257), np.int32)
-
-
-TEXTURES = (gradient, stripes, checks, dots, noise, plain)
+TEXTURES = {  # of each class
+    'circle': dots,
+    'square': checks,
+    'triangle': stripes,
+    'star': gradient,
+    'ring': noise,
+}
+HUES = {'circle': 0, 'triangle': 256, 'ring': 512, 'square': 1000, 'star': 1290}  # of 1536
+HUE_SPREAD = 90  # to either side
 BACKDROPS = (gradient, stripes, noise)
 
 
@@ -186,21 +191,21 @@ def partner(rng: Rng, colour: Array, low: int, high: int) -> Array:
 
 
 def weave(
-    rng: Rng, textures: Sequence[Texture], height: int, width: int, first: Array, second: Array
+    rng: Rng, texture: Texture, height: int, width: int, first: Array, second: Array
 ) -> Array:
-    """(H, W, 3) uint8: two colours in one of the textures, with a fine grain."""
+    """(H, W, 3) uint8: two colours in a texture, with a fine grain."""
     y, x = grid(height, width)
     coarsest = min(8, min(height, width) // 8)
-    texture = textures[rng.integers(len(textures))]
     weights = texture(rng, y, x, int(rng.integers(2, coarsest + 3)))
     ramp = first + (second - first) * np.arange(257)[:, None] // 256
     ramp = np.clip(ramp - 5, 0, 245).astype(np.uint8)
     return np.take(ramp, weights, axis=0) + rng.integers(0, 11, (height, width, 1), np.uint8)
 
 
-def far_colour(rng: Rng, taken: Sequence[Array]) -> Array:
-    """(3,) int64: of some vivid colours the one least like all those in `taken`."""
-    colours = bgr(*rng.integers((0, 110, 90), (1536, 256, 256), (10, 3)).T)
+def far_colour(rng: Rng, hue: int, taken: Sequence[Array]) -> Array:
+    """(3,) int64: of some vivid colours around a hue the one least like all those in `taken`."""
+    low, high = (hue - HUE_SPREAD, 110, 90), (hue + HUE_SPREAD, 256, 256)
+    colours = bgr(*rng.integers(low, high, (10, 3)).T)
     gaps = np.abs(colours[:, None] - np.array(taken)).sum(2).min(1)
     return colours[gaps.argmax()]
 
@@ -210,7 +215,8 @@ def backdrop(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
     value = (30, 90) if rng.integers(2) else (150, 240)
     first = bgr(*rng.integers((0, 20, value[0]), (1536, 120, value[1]), (1, 3)).T)[0]
     second = partner(rng, first, 6, 16)
-    return weave(rng, BACKDROPS, height, width, first, second), (first + second) // 2
+    texture = BACKDROPS[rng.integers(len(BACKDROPS))]
+    return weave(rng, texture, height, width, first, second), (first + second) // 2
 
 
 def window(centre: int, radius: int, length: int) -> tuple[slice, slice]:
@@ -256,15 +262,15 @@ def find_place(rng: Rng, scene: Scene, form: Array) -> Array | None:
     return None
 
 
-def paint(rng: Rng, scene: Scene, fresh: Array) -> None:
-    """Fill the pixels `fresh` (H, W) bool of the image with a texture of a new colour."""
+def paint(rng: Rng, scene: Scene, fresh: Array, kind: str) -> None:
+    """Fill the pixels `fresh` (H, W) bool of the image with the texture and hue of a class."""
     left, top, width, height = tight_box(fresh)
     inside = slice(top, top + height), slice(left, left + width)
-    colour = far_colour(rng, scene.colours)
-    strength = min(32, 10 + min(height, width) // 2)  # gentle on tiny shapes, to keep their form
+    colour = far_colour(rng, HUES[kind], scene.colours)
+    strength = min(45, 15 + min(height, width))  # gentle on tiny shapes, to keep their form
     shade = partner(rng, colour, strength // 2, strength)
-    texture = weave(rng, TEXTURES, height, width, colour, shade)
-    scene.image[inside][fresh[inside]] = texture[fresh[inside]]
+    woven = weave(rng, TEXTURES[kind], height, width, colour, shade)
+    scene.image[inside][fresh[inside]] = woven[fresh[inside]]
     scene.colours.append((colour + shade) // 2)
 
 
@@ -275,7 +281,7 @@ def add_shape(rng: Rng, scene: Scene) -> None:
     covered = find_place(rng, scene, form)
     if covered is None:
         return
-    paint(rng, scene, covered != scene.owner)
+    paint(rng, scene, covered != scene.owner, CLASSES[kind])
     scene.owner[...] = covered
     scene.kinds.append(kind)
     scene.areas.append(int(form.sum()))
@@ -513,8 +519,8 @@ def build_parser() -> argparse.ArgumentParser:
         ('--num-train', count, 400, 'train images'),
         ('--num-val', count, 100, 'val images'),
         ('--seed', whole_number(0, 2**32 - 1), 0, 'seed of all random choices'),
-        ('--height', side, 256, 'height of the images in pixels'),
-        ('--width', side, 320, 'width of the images in pixels'),
+        ('--height', side, 192, 'height of the images in pixels'),
+        ('--width', side, 256, 'width of the images in pixels'),
     ):
         help_text = f'{text} (default: {default})'
         parser.add_argument(name, metavar='N', type=parse, default=default, help=help_text)

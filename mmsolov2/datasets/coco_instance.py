@@ -106,7 +106,14 @@ class CocoInstanceDataset(CocoDataset):
         annotations = raw_data_info['raw_ann_info']
         usable = [annotation for annotation in annotations if has_mask(annotation)]
         self._without_mask += len(annotations) - len(usable)
-        return super().parse_data_info({**raw_data_info, 'raw_ann_info': usable})
+        try:
+            return super().parse_data_info({**raw_data_info, 'raw_ann_info': usable})
+        except KeyError as error:
+            raise InputError(
+                f'{self.ann_file}: image {raw_data_info["raw_img_info"]["img_id"]} or one of its '
+                f'annotations lacks {error}; images need id, file_name, height and width, '
+                'annotations bbox, area and category_id'
+            ) from error
 
     def filter_data(self) -> list[dict]:
         """The images to use; at least one."""

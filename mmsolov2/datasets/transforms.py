@@ -1,5 +1,7 @@
 """Steps of the data pipelines that mmdet lacks."""
 
+import copy
+
 import mmcv
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize as MMDetResize
@@ -47,6 +49,11 @@ class Resize(MMDetResize):
         if self.keep_ratio and self.scale:
             size = mmcv.rescale_size((width, height), self.scale)
             if min(size) < 1:
-                size = tuple(max(side, 1) for side in size)
-                return MMDetResize(scale=size, keep_ratio=False).transform(results)
+                return self._to_size(tuple(max(side, 1) for side in size)).transform(results)
         return super().transform(results)
+
+    def _to_size(self, size: tuple[int, int]) -> MMDetResize:
+        """The same resize to exactly (width, height)."""
+        resize = copy.copy(self)
+        resize.scale, resize.keep_ratio = size, False
+        return resize

@@ -34,11 +34,15 @@ class ClassCheckHook(Hook):
     def _check(runner, loader: DataLoader) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         num_classes = getattr(getattr(model, 'mask_head', None), 'num_classes', None)
-        classes = loader.dataset.metainfo.get('classes')
+        classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
         if None in (num_classes, classes) or len(classes) == num_classes:
             return
+        dataset = loader.dataset
+        while hasattr(dataset, 'dataset'):  # RepeatDataset and others of its kind
+            dataset = dataset.dataset
+        name = getattr(dataset, 'ann_file', type(dataset).__name__)
         raise InputError(
             f'{runner.cfg.filename}: model.mask_head.num_classes is {num_classes}, but the dataset '
-            f'{getattr(loader.dataset, "ann_file", "")} has {len(classes)} classes {classes}: set '
+            f'{name} has {len(classes)} classes {classes}: set '
             f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
         )

@@ -269,8 +269,7 @@ def test_broken_image(tmp_path, how):
     assert file in str(caught.value)
 
 
-@pytest.mark.parametrize('num_workers', [0, 1])
-@pytest.mark.parametrize('how', ['missing', 'truncated'])
+@pytest.mark.parametrize('how, num_workers', [('missing', 0), ('truncated', 1)])
 def test_broken_image_is_one_line_of_a_tool(tmp_path, how, num_workers, capfd):
     file, image, dataset = broken(tmp_path, how)
     loader = DataLoader(dataset, num_workers=num_workers, collate_fn=list)
@@ -290,3 +289,11 @@ def test_error_of_the_pipeline_stays_what_it_is(tmp_path):
     dataset.pipeline.transforms[-1] = lambda results: results['nonsense']
     with pytest.raises(KeyError, match='nonsense'):
         dataset[0]
+
+
+@pytest.mark.parametrize('key', ['bbox', 'area'])
+def test_an_annotation_lacks_a_key(tmp_path, key):
+    entry = annotation()
+    del entry[key]
+    with pytest.raises(InputError, match=rf"instances\.json: .*lacks '{key}'"):
+        build(write(tmp_path, [entry]), lazy_init=True).full_init()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import nn
 
@@ -128,6 +128,22 @@ def test_code_is_not_run(tmp_path, zipped):
 def test_shell_is_not_run(tmp_path):
     path = tmp_path / 'a.pth'
     assert f'{os.name}.system' in message(saved(path, dict(a=Shell())))
+
+
+class Finder:
+    """An object whose unpickling looks up an attribute."""
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize('owner, name', [(HistoryBuffer, '__init__'), (torch.Tensor, 'min')])
+def test_attributes_are_not_looked_up(tmp_path, owner, name):
+    """HistoryBuffer's pickles look up its statistics; a file must not reach anything else."""
+    assert 'getattr' in message(saved(tmp_path / 'a.pth', dict(a=Finder(owner, name))))
 
 
 # Files that are

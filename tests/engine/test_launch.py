@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
-from mmsolov2.engine.launch import add_common_options, open_config, read_config
+from mmsolov2.engine.launch import add_common_options, build_runner, open_config, read_config
 from mmsolov2.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -109,20 +110,19 @@ def test_work_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'gpu, given, backend', [
-        (False, "env_cfg = dict(dist_cfg=dict(backend='nccl'))", 'gloo'),
-        (False, 'env_cfg = dict(dist_cfg=dict())', 'gloo'),
-        (False, 'env_cfg = dict()', 'gloo'),
-        (False, '', 'gloo'),
-        (False, "env_cfg = dict(dist_cfg=dict(backend='mpi'))", 'mpi'),
-        (True, "env_cfg = dict(dist_cfg=dict(backend='nccl'))", 'nccl'),
-        (True, "env_cfg = dict(dist_cfg=dict(backend='gloo'))", 'gloo'),
+    'gpu, launcher, joined', [
+        (False, 'pytorch', ['gloo']),
+        (False, 'none', []),
+        (True, 'pytorch', []),
     ]
 )
-def test_backend(tmp_path, monkeypatch, gpu, given, backend):
+def test_gloo_where_there_is_no_gpu(monkeypatch, gpu, launcher, joined):
+    calls = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    config = read_config(parse(write(tmp_path, CONFIG + given + '\n')))
-    assert config.env_cfg.dist_cfg.backend == backend
+    monkeypatch.setattr(torch.distributed, 'init_process_group', calls.append)
+    monkeypatch.setattr(Runner, 'from_cfg', lambda config: 'the runner')
+    assert build_runner(Config(dict(launcher=launcher))) == 'the runner'
+    assert calls == joined
 
 
 def test_launcher(tmp_path):

@@ -6,7 +6,7 @@ metainfo = dict(
     palette=[(230, 80, 60), (60, 140, 230), (250, 190, 40), (150, 80, 200), (60, 180, 110)],
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
@@ -18,8 +18,8 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='mmsolov2.MatchAnnotatedSize'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='mmsolov2.Resize', scale=(320, 256), keep_ratio=True),
-            dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+            dict(type='mmsolov2.Resize', scale=(256, 192), keep_ratio=True),
+            dict(type='RandomFlip', prob=0.5),
             dict(type='PackDetInputs'),
         ],
     ),
@@ -34,7 +34,7 @@ val_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='mmsolov2.MatchAnnotatedSize'),
-            dict(type='mmsolov2.Resize', scale=(320, 256), keep_ratio=True),
+            dict(type='mmsolov2.Resize', scale=(256, 192), keep_ratio=True),
             dict(
                 type='PackDetInputs',
                 meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
