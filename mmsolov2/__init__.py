@@ -8,7 +8,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 
 register_all_modules(init_default_scope=False)
 
-from mmsolov2 import datasets, engine, models  # noqa: E402
+from mmsolov2 import datasets, engine, evaluation, models  # noqa: E402
 from mmsolov2.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'datasets', 'engine', 'models']
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']

@@ -5,6 +5,7 @@
 
 import importlib.machinery
 import importlib.util
+import os
 import pickle
 import sys
 import types
@@ -18,7 +19,7 @@ from mmsolov2.errors import MissingOpError
 
 MMCV_NEEDED = (
     'mmsolov2 needs mmcv or mmcv-lite, >=2.0.0rc4 and <2.2: '
-    "pip install 'mmsolov2[lite]' (no compiler needed), or mmcv for its compiled operators"
+    "pip install 'mmcv-lite>=2.0.0rc4,<2.2' (no compiler needed), or mmcv in the same range"
 )
 
 
@@ -28,6 +29,7 @@ def apply() -> None:
         raise ImportError(MMCV_NEEDED)
     allow_checkpoint_types()
     name_config_package()
+    find_editable_package()
     if not has_compiled_ops():
         stand_in_for_ops()
         focal_loss_without_ops()
@@ -129,3 +131,16 @@ def name_config_package() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE.setdefault('mmsolov2', 'mmsolov2')
+
+
+def find_editable_package() -> None:
+    """Let mmengine find our configs after ``pip install --editable`` too.
+
+    Why: it looks beside the distribution's metadata, where an editable install has no package. Can
+    go when mmengine asks importlib.
+    """
+    from mmengine.config import config
+
+    original = config.get_installed_path
+    here = os.path.dirname(__file__)
+    config.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)

@@ -131,7 +131,7 @@ import mmsolov2
 def test_without_mmcv():
     error = run(WITHOUT_MMCV).stderr.strip().splitlines()[-1]
     assert error.startswith('ImportError: mmsolov2 needs mmcv or mmcv-lite, >=2.0.0rc4 and <2.2')
-    assert "pip install 'mmsolov2[lite]'" in error
+    assert "pip install 'mmcv-lite>=2.0.0rc4,<2.2'" in error
 
 
 # The focal loss

@@ -1,17 +1,21 @@
 """Train, evaluate and look at SOLOv2 on generated shapes: ``python tools/demo.py``.
 
-What it runs are the project's own tools, printed so that you can run them yourself. Each step is
-skipped when it is done, and training goes on where it was interrupted.
+What it runs are the project's own tools, printed so that you can run them yourself. Data and
+training are kept: a second run skips them, and an interrupted training goes on.
 """
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from mmengine.config import Config
+
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = 'configs/shapes/solov2-light_r18_fpn_shapes.py'
+CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,9 +28,12 @@ def parse_args() -> argparse.Namespace:
 
 def run(script: str, *arguments: str) -> None:
     """Print and run one of the project's tools; exit with its status if it fails."""
-    print(f'\n$ python tools/{script} {" ".join(arguments)}', flush=True)
-    command = [sys.executable, str(ROOT / 'tools' / script), *arguments]
-    status = subprocess.run(command, cwd=ROOT).returncode
+    command = [
+        os.path.relpath(sys.executable),
+        os.path.relpath(ROOT / 'tools' / script), *arguments
+    ]
+    print(f'\n$ {" ".join(command)}', flush=True)
+    status = subprocess.run(command).returncode
     if status:
         sys.exit(status)
 
@@ -34,10 +41,15 @@ def run(script: str, *arguments: str) -> None:
 def train(work_dir: Path, epochs: int | None) -> Path:
     """Train unless it is done: the last checkpoint."""
     options = ['--cfg-options', *schedule_options(epochs)] if epochs else []
-    done = work_dir / 'done'
-    if not done.is_file() or done.read_text() != str(epochs):
+    plan, done = work_dir / 'plan', work_dir / 'done'
+    wanted = f'{epochs}\n{Config.fromfile(CONFIG, import_custom_modules=False).pretty_text}'
+    if not plan.is_file() or plan.read_text() != wanted:
+        shutil.rmtree(work_dir, ignore_errors=True)
+        work_dir.mkdir(parents=True)
+        plan.write_text(wanted)
+    if not done.is_file():
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
-        done.write_text(str(epochs))
+        done.touch()
     return Path((work_dir / 'last_checkpoint').read_text().strip())
 
 
@@ -60,7 +72,7 @@ def evaluate(checkpoint: Path, work_dir: Path) -> dict[str, float]:
 
 def main() -> None:
     args = parse_args()
-    out_dir = (ROOT / args.out_dir).resolve()
+    out_dir = Path(args.out_dir)
     run('make_shapes.py', 'data/shapes')
     checkpoint = train(out_dir / 'train', args.epochs)
     figures = evaluate(checkpoint, out_dir / 'test')
@@ -72,7 +84,7 @@ def main() -> None:
     )  # yapf: disable
     segm, bbox = figures['coco/segm_mAP'], figures['coco/bbox_mAP']
     print(f'\nAP on held-out shapes: masks {segm:.3f}, boxes {bbox:.3f}')
-    print(f'Look at the predicted masks: {pictures / "overlays"}')
+    print(f'Look at the predicted masks: {(pictures / "overlays").resolve()}')
     if segm < args.min_ap:
         sys.exit(f'error: mask AP {segm:.3f} is lower than --min-ap {args.min_ap}')
 

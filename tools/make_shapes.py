@@ -3,8 +3,8 @@
     python tools/make_shapes.py data/shapes --num-train 400 --num-val 100 --seed 0
 
 writes OUT/annotations/{train,val}.json, OUT/train/000001.png ... and OUT/val/000001.png ...
-Five classes (circle, square, triangle, star, ring), each with a texture and a range of hues of its own,
-in sizes from COCO-small to COCO-large, one to seven in an image. A mask holds exactly the pixels
+Five classes (circle, square, triangle, star, ring), each with a texture and hues of its own, in
+sizes from COCO-small to COCO-large, one to seven in an image. A mask holds exactly the pixels
 that are seen, so a shape painted later takes its pixels from those below it.
 
 The same arguments give the same bytes: image k has its own generator, seeded with

@@ -3,7 +3,13 @@
 import argparse
 
 from mmsolov2.engine.checkpoint import read_matching
-from mmsolov2.engine.launch import add_common_options, build_runner, paint_results, read_config
+from mmsolov2.engine.launch import (
+    add_common_options,
+    bare,
+    build_runner,
+    paint_results,
+    read_config,
+)
 from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
 
@@ -31,7 +37,7 @@ def main() -> None:
         if args.show or args.show_dir:
             paint_results(config, args)
         runner = build_runner(config)
-        read_matching(runner.model, args.checkpoint)  # or say what does not match
+        read_matching(bare(runner.model), args.checkpoint)  # or say what does not match
         if args.out:
             runner.test_evaluator.metrics.append(DumpInstances(out_file_path=args.out))
         runner.test()

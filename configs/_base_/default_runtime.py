@@ -13,8 +13,8 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    class_check=dict(type='mmsolov2.ClassCheckHook'),
 )
-custom_hooks = [dict(type='mmsolov2.ClassCheckHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -118,7 +118,7 @@ def find_config(name: str | Path) -> Path:
     if Path(name).is_file():
         return Path(name)
     root = next(filter(Path.is_dir, CONFIG_FOLDERS), CONFIG_FOLDERS[0])
-    shipped = [path.relative_to(root) for path in root.glob('*/*.py')]
+    shipped = [path.relative_to(root) for path in root.glob('[!_]*/*.py')]
     wanted = str(name).removeprefix('mmsolov2::').removesuffix('.py')
     matches = [path for path in shipped if wanted in (path.stem, path.with_suffix('').as_posix())]
     if len(matches) == 1:
@@ -266,6 +266,7 @@ def to_coco(sample: DetDataSample, *, image_id: int, file_name: str,
 
     ``image_id``, ``file_name``, ``category_id`` (see ``coco_categories``), ``category_name``,
     ``bbox`` [x, y, width, height] in pixels, ``score``, and ``segmentation`` as compressed RLE.
+    Instances without a pixel in the image are left out.
     """
     found = sample.pred_instances
     categories = coco_categories(classes)
@@ -282,5 +283,5 @@ def to_coco(sample: DetDataSample, *, image_id: int, file_name: str,
             bbox=[x1, y1, x2 - x1, y2 - y1],
             score=score,
             segmentation=dict(size=list(mask['size']), counts=mask['counts'].decode('ascii')),
-        ) for label, (x1, y1, x2, y2), score, mask in rows
+        ) for label, (x1, y1, x2, y2), score, mask in rows if x2 > x1
     ]

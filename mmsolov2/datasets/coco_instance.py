@@ -18,7 +18,7 @@ def has_mask(annotation: dict) -> bool:
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, dict):
         return bool(segmentation.get('counts'))
-    return any(len(polygon) >= 6 for polygon in segmentation or ())
+    return any(isinstance(part, list) and len(part) >= 6 for part in segmentation or ())
 
 
 def is_readable(path: str) -> bool:

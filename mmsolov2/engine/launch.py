@@ -9,7 +9,9 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmsolov2.errors import InputError
 
@@ -37,7 +39,12 @@ def read_config(args: argparse.Namespace) -> Config:
     setup_cache_size_limit_of_dynamo()
     config = open_config(args.config)
     config.launcher = args.launcher
-    config.merge_from_dict(args.cfg_options or {})
+    try:
+        config.merge_from_dict(args.cfg_options or {})
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{args.config}: --cfg-options {args.cfg_options} do not fit: {error}'
+        ) from error
     config.work_dir = (
         args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     )
@@ -61,8 +68,22 @@ def open_config(path: str) -> Config:
     return config
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """A model without the wrapper that several processes put around it."""
+    return model.module if is_model_wrapper(model) else model
+
+
 def paint_results(config: Config, args: argparse.Namespace) -> None:
-    """Let mmdet's visualization hook paint the tested images, as --show and --show-dir say."""
+    """Let mmdet's visualization hook paint the tested images, as --show and --show-dir say.
+
+    Raises:
+        InputError: if the results are RLE, which mmdet does not paint.
+    """
+    if config.model.get('test_cfg', {}).get('mask_format') == 'rle':
+        raise InputError(
+            f"{args.config}: mmdet paints bitmaps alone: --cfg-options "
+            "model.test_cfg.mask_format=bitmap, or tools/predict.py"
+        )
     trigger_visualization_hook(config, args)
 
 

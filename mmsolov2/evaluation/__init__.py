@@ -1,3 +1,4 @@
+from mmsolov2.evaluation.coco_instance_metric import CocoInstanceMetric
 from mmsolov2.evaluation.dump import DumpInstances
 
-__all__ = ['DumpInstances']
+__all__ = ['CocoInstanceMetric', 'DumpInstances']
