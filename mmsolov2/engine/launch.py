@@ -90,11 +90,18 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
 def build_runner(config: Config) -> Runner:
     """mmengine's runner, or the one that the config names.
 
-    Processes that torchrun started on a machine without GPUs are joined by gloo here: mmengine
-    would select a GPU for each.
+    Processes that torchrun started on a machine without GPUs are joined by gloo here, and the
+    model is wrapped without naming a GPU: mmengine would select one for each process.
     """
     if config.launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
+        if 'model_wrapper_cfg' not in config:
+            config.model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=config.get('find_unused_parameters', False),
+            )
     if 'runner_type' in config:
         return RUNNERS.build(config)
     return Runner.from_cfg(config)

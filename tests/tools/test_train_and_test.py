@@ -129,24 +129,18 @@ def test_two_processes_train_also_without_instances(tiny_config, tiny_shapes, tm
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('tool', 'option', 'message'),
     [
-        (['model.mask_head.num_classes=7'], 'num_classes is 7, but the dataset'),
-        (['model.backbone.depth=34'], 'the checkpoint is of another model'),
+        ('train', 'model.mask_head.num_classes=7', 'num_classes is 7, but the dataset'),
+        ('test', 'model.backbone.depth=34', 'the checkpoint is of another model'),
     ],
 )
-def test_a_wrong_config_is_one_line(trained, tiny_config, run_python, tmp_path, options, message):
-    checkpoint = trained[1] / 'epoch_3.pth'
-    result = run_python(
-        'tools/test.py',
-        tiny_config,
-        checkpoint,
-        '--work-dir',
-        tmp_path,
-        '--cfg-options',
-        *options,
-        check=False
-    )
+def test_a_wrong_config_is_one_line(
+    trained, tiny_config, run_python, tmp_path, tool, option, message
+):
+    checkpoint = [trained[1] / 'epoch_3.pth'] if tool == 'test' else []
+    options = ['--work-dir', tmp_path, '--cfg-options', option]
+    result = run_python(f'tools/{tool}.py', tiny_config, *checkpoint, *options, check=False)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert 'Traceback' not in result.stderr
