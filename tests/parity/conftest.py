@@ -55,7 +55,7 @@ def liven(model: nn.Module) -> None:
     model.init_weights()
     head = model.mask_head
     nn.init.normal_(head.conv_cls.weight, std=0.02)
-    nn.init.constant_(head.conv_cls.bias, -4.1)
+    nn.init.constant_(head.conv_cls.bias, -3.8)
     nn.init.normal_(head.conv_kernel.weight, std=0.02)
 
 

@@ -180,7 +180,7 @@ def test_predictions_are_equal(pair, network, image, original):
     )
     our_results = pair.ours.mask_head.predict_by_feat(*ours, [meta] * 2, rescale=True)
     for theirs_, ours_ in zip(their_results, our_results, strict=True):
-        assert len(theirs_) == len(ours_) > 20
+        assert len(theirs_) == len(ours_) > 10
         assert_same_results(ours_, theirs_)
 
 
@@ -204,5 +204,5 @@ def test_predictions_of_the_whole_detector_are_equal(pair):
         with torch.no_grad():
             results.append(model.test_step(data))
     for theirs, ours in zip(*results, strict=True):
-        assert len(ours.pred_instances) > 20
+        assert len(ours.pred_instances) > 10
         assert_same_results(ours.pred_instances, theirs.pred_instances)

@@ -56,7 +56,7 @@ def test_a_picture_and_a_line_for_each_image(browse, shapes):
         count = len(coco.getAnnIds(imgIds=number))
         assert line.startswith(f'{number:06d}.png: instances: {count}, positive cells by level: ')
     height, width = cv2.imread(str(pictures[0])).shape[:2]
-    assert width == 5 * (640 + 8) and height > 512
+    assert width == 5 * (640 + 8) and height > 480
     total = sum(len(coco.getAnnIds(imgIds=number)) for number in (1, 2, 3))
     assert lines[-1].startswith(f'{total} instances, 0 without a cell: ')
 
