@@ -139,6 +139,33 @@ def test_losses_are_equal(pair, batch, size):
         torch.testing.assert_close(our_losses[name], loss, rtol=1e-5, atol=1e-7)
 
 
+def leaves(outputs):
+    """The same outputs as leaves of a graph, and all of them in one list."""
+    outputs = outputs._replace(
+        logits=[level.clone().requires_grad_() for level in outputs.logits],
+        kernels=[level.clone().requires_grad_() for level in outputs.kernels],
+        features=outputs.features.clone().requires_grad_(),
+    )
+    return outputs, [*outputs.logits, *outputs.kernels, outputs.features]
+
+
+@pytest.mark.parametrize('batch', ['forty', 'shared cells', 'somebody beside nobody'])
+def test_gradients_are_equal(pair, batch):
+    """What training adds to the weights is then equal too."""
+    theirs, ours = pair.outputs(SIZE)
+    (theirs, their_leaves), (ours, our_leaves) = leaves(theirs), leaves(ours)
+    their_losses = pair.theirs.mask_head.loss_by_feat(
+        theirs.kernels, theirs.logits, theirs.features, copy.deepcopy(BATCHES[batch]), []
+    )
+    our_losses = pair.ours.mask_head.loss_by_feat(*ours, copy.deepcopy(BATCHES[batch]))
+    sum(their_losses.values()).backward()
+    sum(our_losses.values()).backward()
+    for theirs_, ours_ in zip(their_leaves, our_leaves, strict=True):
+        expected = torch.zeros_like(ours_) if theirs_.grad is None else theirs_.grad
+        torch.testing.assert_close(ours_.grad, expected, rtol=1e-4, atol=1e-7)
+    assert ours.features.grad.abs().max() > 0
+
+
 def test_losses_of_uneven_images_are_equal(pair):
     """A batch that the data preprocessor pads to a common size."""
     sizes = [(200, 260), (131, 97), (57, 288)]
