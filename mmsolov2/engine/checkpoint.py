@@ -5,7 +5,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+import mmengine
 import torch
+from mmengine.runner import checkpoint as stock
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -58,6 +60,32 @@ def load_from_http(address: str, map_location=None) -> dict:
         except OSError as error:
             raise InputError(f'{address}: it cannot be downloaded: {error}') from error
     return load_from_local(filename, map_location)
+
+
+stock.load_from_http = load_from_http  # what mmengine's aliases, as open-mmlab://, call
+
+
+@CheckpointLoader.register_scheme(prefixes=('torchvision://', 'modelzoo://'), force=True)
+def load_from_torchvision(alias: str, map_location=None) -> dict:
+    """Download weights by torchvision's name for them, as in ``torchvision://resnet50``.
+
+    Takes the place of mmengine's loader, which wants torchvision installed even for the addresses
+    that mmengine itself lists.
+
+    Raises:
+        InputError: as ``load_from_http``, or if the name is unknown.
+    """
+    name = alias.partition('://')[2]
+    listed = mmengine.load(os.path.join(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
+    if name in listed:
+        return load_from_http(listed[name], map_location)
+    try:
+        return stock.load_from_torchvision(alias, map_location)
+    except (ImportError, KeyError) as error:
+        raise InputError(
+            f'{alias}: mmengine lists no such weights, only names as resnet18 and resnet50; the '
+            f'names of newer weights need torchvision: pip install torchvision ({error!r})'
+        ) from error
 
 
 def _reason(filename: str, error: Exception) -> str:

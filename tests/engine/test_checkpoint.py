@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import nn
 
@@ -205,6 +207,70 @@ def test_mmengine_uses_this_loader(tmp_path):
     path = str(saved(tmp_path / 'a.pth', STATE))
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
     assert loaded.keys() == STATE.keys()
+
+
+# Addresses and aliases
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """Files in the place of the network: what was asked for, and a file that would run code."""
+    asked, proof = [], tmp_path / 'proof'
+
+    def download(address: str, filename: str) -> None:
+        asked.append(address)
+        saved(Path(filename), dict(config=Intruder(proof)) if 'evil' in address else STATE)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    yield asked
+    assert not proof.exists()
+
+
+def load(address: str) -> dict:
+    return CheckpointLoader.load_checkpoint(address, 'cpu', logger='silent')
+
+
+def test_address_is_downloaded_once(downloads):
+    address = 'https://example.com/a.pth?raw=1'
+    assert load(address).keys() == load(address).keys() == STATE.keys()
+    assert downloads == [address]
+
+
+def test_address_that_cannot_be_reached(downloads, monkeypatch):
+
+    def refuse(address: str, filename: str) -> None:
+        raise OSError('no route to host')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    with pytest.raises(InputError, match='b.pth: it cannot be downloaded: no route to host'):
+        load('http://example.com/b.pth')
+
+
+def test_torchvision_alias_needs_no_torchvision(downloads, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    assert load('torchvision://resnet50').keys() == STATE.keys()
+    assert downloads == ['https://download.pytorch.org/models/resnet50-0676ba61.pth']
+
+
+def test_unknown_torchvision_alias(downloads, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    with pytest.raises(InputError, match='torchvision://resnet51: .* pip install torchvision'):
+        load('torchvision://resnet51')
+
+
+@pytest.mark.parametrize(
+    'alias, table', [
+        ('open-mmlab://evil', 'get_external_models'),
+        ('openmmlab://evil', 'get_external_models'),
+        ('mmcls://evil', 'get_mmcls_models'),
+    ]
+)
+def test_aliases_run_no_code(downloads, monkeypatch, alias, table):
+    monkeypatch.setattr(checkpoint, table, lambda: dict(evil='https://example.com/evil.pth'))
+    with pytest.raises(InputError, match='could run code'):
+        load(alias)
+    assert downloads == ['https://example.com/evil.pth']
 
 
 # Weights and models
