@@ -47,10 +47,14 @@ def test_no_other_registries():
         (MODELS, 'SOLOv2Head'),
         (TASK_UTILS, 'GridAssigner'),
         (TASK_UTILS, 'MatrixNMS'),
+        (TASK_UTILS, 'HardMaskNMS'),
+        (TASK_UTILS, 'SoftMaskNMS'),
+        (TASK_UTILS, 'FastMaskNMS'),
         (DATASETS, 'CocoInstanceDataset'),
         (TRANSFORMS, 'MatchAnnotatedSize'),
         (TRANSFORMS, 'Resize'),
         (HOOKS, 'ClassCheckHook'),
+        (HOOKS, 'EpochSeedHook'),
     ]
 )
 def test_names(registry, name):

@@ -9,6 +9,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import print_log
 
+from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
 
@@ -88,6 +89,10 @@ class CocoInstanceDataset(CocoDataset):
 
     COCOAPI = CheckedCOCO
 
+    def __init__(self, *args, **kwargs) -> None:
+        self.epoch_seed = EpochSeed()
+        super().__init__(*args, **kwargs)
+
     def load_data_list(self) -> list[dict]:
         """Read the annotation file: one dict an image."""
         self._without_mask = 0
@@ -127,6 +132,7 @@ class CocoInstanceDataset(CocoDataset):
 
     def prepare_data(self, idx: int):
         """Load an image and its instances through the pipeline."""
+        self.epoch_seed.take()
         try:
             return super().prepare_data(idx)
         except Exception as error:

@@ -1,5 +1,7 @@
 from mmsolov2.engine.atomic_backend import AtomicLocalBackend
 from mmsolov2.engine.checkpoint import load_from_local, require_match
-from mmsolov2.engine.hooks import ClassCheckHook
+from mmsolov2.engine.hooks import ClassCheckHook, EpochSeedHook
 
-__all__ = ['AtomicLocalBackend', 'ClassCheckHook', 'load_from_local', 'require_match']
+__all__ = [
+    'AtomicLocalBackend', 'ClassCheckHook', 'EpochSeedHook', 'load_from_local', 'require_match'
+]

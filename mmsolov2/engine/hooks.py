@@ -1,9 +1,13 @@
-"""Checks around training and testing."""
+"""Checks and seeds around training and testing."""
 
+from collections.abc import Iterator
+
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
 
@@ -37,12 +41,34 @@ class ClassCheckHook(Hook):
         classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
         if None in (num_classes, classes) or len(classes) == num_classes:
             return
-        dataset = loader.dataset
-        while hasattr(dataset, 'dataset'):  # RepeatDataset and others of its kind
-            dataset = dataset.dataset
+        dataset = next(innermost(loader.dataset))
         name = getattr(dataset, 'ann_file', type(dataset).__name__)
         raise InputError(
             f'{runner.cfg.filename}: model.mask_head.num_classes is {num_classes}, but the dataset '
             f'{name} has {len(classes)} classes {classes}: set '
             f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
         )
+
+
+def innermost(dataset: Dataset) -> Iterator[Dataset]:
+    """The datasets inside wrappers as RepeatDataset and ConcatDataset, or the dataset itself."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for part in inside:
+        yield from [dataset] if part is None else innermost(part)
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Seed each epoch by the run's seed, the epoch and the rank.
+
+    mmengine keeps no random state in a checkpoint, so a resumed run would repeat the first epoch's
+    augmentation. With this hook it goes on as an uninterrupted one: same flips, same losses.
+    Workers take the seed over if their dataset has an ``epoch_seed``, as CocoInstanceDataset.
+    """
+
+    def before_train_epoch(self, runner) -> None:
+        """Seed this process, and leave a seed for the workers of the training data."""
+        seed = seed_everything(runner.seed, runner.epoch, get_rank())
+        for dataset in innermost(runner.train_dataloader.dataset):
+            if hasattr(dataset, 'epoch_seed'):
+                dataset.epoch_seed.set(seed)

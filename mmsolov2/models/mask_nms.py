@@ -5,6 +5,8 @@ A mask NMS is called as ``nms(scores, labels, masks)`` with scores (n,), labels 
 have lower scores. Thresholds and the choice of the best k are the caller's.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,13 +41,31 @@ def linear_decay(iou: Tensor, worst: Tensor) -> Tensor:
     return torch.where(alive > 0, (1 - iou) / alive.clamp(min=1e-12), 1)
 
 
+def ranked_overlaps(scores: Tensor, labels: Tensor, masks: Tensor,
+                    class_agnostic: bool) -> tuple[Tensor, Tensor]:
+    """Ranks of scores (n,) and, in that order, iou (n, n): [i, j] is 0 unless i outranks j.
+
+    Between masks (n, h, w) of different labels it is 0 too, unless ``class_agnostic``.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    iou = mask_iou(masks)[order][:, order].triu(1)
+    ranked = labels[order]
+    return order, iou if class_agnostic else iou * (ranked[:, None] == ranked)
+
+
+def best_above(values: Tensor) -> Tensor:
+    """The largest of each column of values (n, n), all at least 0: (n,)."""
+    return F.pad(values, (0, 0, 1, 0)).amax(0)  # the row of 0s: amax refuses empty columns
+
+
 def matrix_nms(
     scores: Tensor,
     labels: Tensor,
     masks: Tensor,
     *,
     kernel: str = 'gaussian',
-    sigma: float = 2.0
+    sigma: float = 2.0,
+    class_agnostic: bool = False,
 ) -> Tensor:
     """Decay scores (n,) by the overlap of masks (n, h, w) bool of the same label: scores (n,).
 
@@ -53,42 +73,200 @@ def matrix_nms(
     IoU, as in all published code; the paper's sigma = 0.5 divides, which is the same function as
     2.0 here.
     """
-    order = scores.argsort(descending=True, stable=True)
-    ranked_scores, ranked_labels = scores[order].float(), labels[order]
-    iou = mask_iou(masks)[order][:, order]
-    iou = (iou * (ranked_labels[:, None] == ranked_labels)).triu(1)  # [i, j]: i outranks j
-    worst = F.pad(iou, (0, 0, 1, 0)).amax(0)[:, None]  # how far each suppressor is suppressed
+    order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
+    worst = best_above(iou)[:, None]  # how far each suppressor is suppressed itself
     if kernel == 'gaussian':
         decay = gaussian_decay(iou, worst, sigma)
     else:
         decay = linear_decay(iou, worst)
     decay = F.pad(decay, (0, 0, 1, 0), value=1.0).amin(0)  # the row of 1s: nobody suppresses
-    return torch.empty_like(ranked_scores).scatter(0, order, ranked_scores * decay)
+    return in_input_order(scores[order].float() * decay, order)
+
+
+def hard_nms(
+    scores: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    iou_thr: float = 0.5,
+    class_agnostic: bool = False,
+) -> Tensor:
+    """Zero each of scores (n,) whose mask overlaps a better one that is kept: scores (n,).
+
+    The greedy rule: whoever overlaps a kept mask of its label by more than ``iou_thr`` goes. A set
+    of kept masks that follows from itself by this rule is the greedy one, so that repeating the
+    rule until nothing changes needs as many rounds as the longest chain of overlaps, not n.
+    """
+    order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
+    overlapping = iou > iou_thr
+    kept, before = torch.ones_like(labels, dtype=torch.bool), None
+    while before is None or not torch.equal(kept, before):
+        kept, before = ~(overlapping & kept[:, None]).any(0), kept
+    return in_input_order(scores[order].float() * kept, order)
+
+
+def fast_nms(
+    scores: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    iou_thr: float = 0.5,
+    class_agnostic: bool = False,
+) -> Tensor:
+    """Zero each of scores (n,) whose mask overlaps a better one, kept or not: scores (n,).
+
+    Fast NMS of YOLACT (Bolya et al., ICCV 2019, section 3.4): in one step, and removing a few more
+    than the greedy rule.
+    """
+    order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
+    return in_input_order(scores[order].float() * (best_above(iou) <= iou_thr), order)
+
+
+def soft_nms(
+    scores: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    kernel: str = 'linear',
+    sigma: float = 2.0,
+    iou_thr: float = 0.3,
+    class_agnostic: bool = False,
+) -> Tensor:
+    """Decay scores (n,) by each better mask in turn, the best after decay first: scores (n,).
+
+    Soft-NMS (Bodla et al., ICCV 2017, section 3): one step for each instance, because each step's
+    choice depends on the decay of the steps before. ``sigma`` multiplies, as in ``matrix_nms``;
+    Soft-NMS's own 0.5 divides, the same function as 2.0 here.
+    """
+    iou = mask_iou(masks)
+    if not class_agnostic:
+        iou = iou * (labels[:, None] == labels)
+    if kernel == 'gaussian':
+        decay = torch.exp(-sigma * iou**2)
+    else:
+        decay = 1 - iou * (iou > iou_thr)
+    scores = scores.float().clone()
+    waiting = torch.ones_like(labels, dtype=torch.bool)
+    for _ in range(len(scores)):
+        best = scores.where(waiting, -1).argmax()
+        waiting = waiting.scatter(0, best, False)
+        scores = torch.where(waiting, scores * decay[best], scores)
+    return scores
+
+
+def in_input_order(ranked: Tensor, order: Tensor) -> Tensor:
+    """Put values (n,) that were taken at ``order`` (n,) back where they came from."""
+    return torch.empty_like(ranked).scatter(0, order, ranked)
+
+
+def check_kernel(name: str, kernel: str, sigma: float) -> None:
+    """Raise ValueError unless kernel and sigma are those of a soft suppression."""
+    if kernel not in ('gaussian', 'linear'):
+        raise ValueError(f"{name}: kernel must be 'gaussian' or 'linear', not {kernel!r}")
+    if not sigma > 0:
+        raise ValueError(f'{name}: sigma must be positive, not {sigma!r}')
+
+
+def check_threshold(name: str, iou_thr: float) -> None:
+    """Raise ValueError unless a threshold is an IoU."""
+    if not 0 <= iou_thr <= 1:
+        raise ValueError(f'{name}: iou_thr must be from 0 to 1, not {iou_thr!r}')
+
+
+class MaskNMS:
+    """A mask NMS with its settings: ``function(scores, labels, masks, **settings)``."""
+
+    def __init__(self, function: Callable[..., Tensor], **settings) -> None:
+        self.function = function
+        self.settings = settings
+
+    def __call__(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """Rescore instances: scores (n,), labels (n,), masks (n, h, w) bool to scores (n,)."""
+        return self.function(scores, labels, masks, **self.settings)
+
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{name}={value!r}' for name, value in self.settings.items())
+        return f'{type(self).__name__}({settings})'
 
 
 @TASK_UTILS.register_module()
-class MatrixNMS:
-    """Matrix NMS: parallel soft suppression of masks of the same class (SOLOv2, section 3.3).
+class MatrixNMS(MaskNMS):
+    """Matrix NMS: parallel soft suppression (SOLOv2, section 3.3).
 
     Args:
         kernel: 'gaussian', f(iou) = exp(-sigma·iou²), or 'linear', f(iou) = 1 - iou.
         sigma: strength of the gaussian kernel; it multiplies (2.0 here is the paper's 0.5).
+        class_agnostic: suppress between classes too, against duplicates of different labels.
 
     Raises:
         ValueError: if the kernel is neither, or sigma is not positive.
     """
 
-    def __init__(self, kernel: str = 'gaussian', sigma: float = 2.0) -> None:
-        if kernel not in ('gaussian', 'linear'):
-            raise ValueError(f"MatrixNMS: kernel must be 'gaussian' or 'linear', not {kernel!r}")
-        if not sigma > 0:
-            raise ValueError(f'MatrixNMS: sigma must be positive, not {sigma!r}')
-        self.kernel = kernel
-        self.sigma = sigma
+    def __init__(
+        self, kernel: str = 'gaussian', sigma: float = 2.0, class_agnostic: bool = False
+    ) -> None:
+        check_kernel('MatrixNMS', kernel, sigma)
+        super().__init__(matrix_nms, kernel=kernel, sigma=sigma, class_agnostic=class_agnostic)
 
-    def __call__(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Rescore instances: scores (n,), labels (n,), masks (n, h, w) bool to scores (n,)."""
-        return matrix_nms(scores, labels, masks, kernel=self.kernel, sigma=self.sigma)
 
-    def __repr__(self) -> str:
-        return f'MatrixNMS(kernel={self.kernel!r}, sigma={self.sigma})'
+@TASK_UTILS.register_module()
+class HardMaskNMS(MaskNMS):
+    """Greedy NMS: remove what overlaps a better mask that is kept.
+
+    Args:
+        iou_thr: overlaps above it remove, from 0 to 1.
+        class_agnostic: remove between classes too.
+
+    Raises:
+        ValueError: if the threshold is not an IoU.
+    """
+
+    def __init__(self, iou_thr: float = 0.5, class_agnostic: bool = False) -> None:
+        check_threshold('HardMaskNMS', iou_thr)
+        super().__init__(hard_nms, iou_thr=iou_thr, class_agnostic=class_agnostic)
+
+
+@TASK_UTILS.register_module()
+class FastMaskNMS(MaskNMS):
+    """YOLACT's Fast NMS: remove what overlaps a better mask, kept or not.
+
+    Args:
+        iou_thr: overlaps above it remove, from 0 to 1.
+        class_agnostic: remove between classes too.
+
+    Raises:
+        ValueError: if the threshold is not an IoU.
+    """
+
+    def __init__(self, iou_thr: float = 0.5, class_agnostic: bool = False) -> None:
+        check_threshold('FastMaskNMS', iou_thr)
+        super().__init__(fast_nms, iou_thr=iou_thr, class_agnostic=class_agnostic)
+
+
+@TASK_UTILS.register_module()
+class SoftMaskNMS(MaskNMS):
+    """Soft-NMS: decay by each better mask in turn.
+
+    Args:
+        kernel: 'linear', f(iou) = 1 - iou for overlaps above ``iou_thr``, or 'gaussian',
+            f(iou) = exp(-sigma·iou²).
+        sigma: strength of the gaussian kernel; it multiplies, as in ``MatrixNMS``.
+        iou_thr: overlaps up to it do not decay with the linear kernel, from 0 to 1.
+        class_agnostic: decay between classes too.
+
+    Raises:
+        ValueError: if the kernel is neither, sigma is not positive or the threshold is not an IoU.
+    """
+
+    def __init__(
+        self,
+        kernel: str = 'linear',
+        sigma: float = 2.0,
+        iou_thr: float = 0.3,
+        class_agnostic: bool = False,
+    ) -> None:
+        check_kernel('SoftMaskNMS', kernel, sigma)
+        check_threshold('SoftMaskNMS', iou_thr)
+        super().__init__(
+            soft_nms, kernel=kernel, sigma=sigma, iou_thr=iou_thr, class_agnostic=class_agnostic
+        )

@@ -1,4 +1,4 @@
-"""Matrix NMS against the paper's pseudo-code in loops, against numbers by hand, and mmdet's."""
+"""The mask NMS family against their definitions in loops, numbers by hand, and mmdet's."""
 
 import math
 
@@ -7,10 +7,15 @@ import pytest
 import torch
 from mmdet.models.layers import mask_matrix_nms
 
-from mmsolov2.models.mask_nms import MatrixNMS, mask_iou
+from mmsolov2.models.mask_nms import FastMaskNMS, HardMaskNMS, MatrixNMS, SoftMaskNMS, mask_iou
 from mmsolov2.registry import TASK_UTILS
 
 KERNELS = ('gaussian', 'linear')
+FAMILY = (
+    MatrixNMS('gaussian'), MatrixNMS('linear'), SoftMaskNMS('gaussian'), SoftMaskNMS('linear'),
+    HardMaskNMS(), FastMaskNMS()
+)
+every_nms = pytest.mark.parametrize('nms', FAMILY, ids=str)
 
 # The paper's pseudo-code, element by element
 
@@ -44,6 +49,60 @@ def paper_nms_by_class(scores, labels, masks, kernel, sigma=0.5):
     return rescored
 
 
+# The others, as their papers define them, one instance after the other
+
+
+def hard(scores, masks, threshold):
+    """Greedy: the best goes to the results and takes with it all it overlaps too much."""
+    rescored, waiting = np.zeros(len(scores)), list(np.argsort(-scores))
+    while waiting:
+        best = waiting.pop(0)
+        rescored[best] = scores[best]
+        waiting = [i for i in waiting if overlap(masks[best], masks[i]) <= threshold]
+    return rescored
+
+
+def fast(scores, masks, threshold):
+    """YOLACT: out goes whoever overlaps any better one too much."""
+    better = [[j for j in range(len(scores)) if scores[j] > score] for score in scores]
+    stays = [
+        all(overlap(masks[j], masks[i]) <= threshold for j in better[i])
+        for i in range(len(scores))
+    ]
+    return np.where(stays, scores, 0)
+
+
+def soft(scores, masks, decay):
+    """Soft-NMS: the best goes to the results, and the others' scores fall by their overlap."""
+    rescored, waiting = scores.astype(float), list(range(len(scores)))
+    while waiting:
+        best = max(waiting, key=lambda i: rescored[i])
+        waiting.remove(best)
+        for i in waiting:
+            rescored[i] *= decay(overlap(masks[best], masks[i]))
+    return rescored
+
+
+def by_class(function, scores, labels, masks, *args):
+    rescored = np.zeros(len(scores))
+    for label in set(labels.tolist()):
+        members = np.flatnonzero(labels == label)
+        rescored[members] = function(scores[members], masks[members], *args)
+    return rescored
+
+
+SLOW = [
+    (HardMaskNMS(0.25), hard, 0.25),
+    (HardMaskNMS(0.0), hard, 0.0),
+    (FastMaskNMS(0.25), fast, 0.25),
+    (FastMaskNMS(0.0), fast, 0.0),
+    (SoftMaskNMS('gaussian'), soft, lambda iou: math.exp(-iou**2 / 0.5)),
+    (SoftMaskNMS('gaussian', sigma=0.5), soft, lambda iou: math.exp(-iou**2 / 2)),
+    (SoftMaskNMS('linear', iou_thr=0.2), soft, lambda iou: 1 - iou if iou > 0.2 else 1),
+    (SoftMaskNMS('linear', iou_thr=0.0), soft, lambda iou: 1 - iou),
+]
+
+
 def random_instances(seed, n=14, size=(6, 7)):
     """Scores, labels of three classes, and rectangles that overlap and are never equal."""
     rng = np.random.default_rng(seed)
@@ -68,6 +127,26 @@ def test_equals_the_pseudo_code(kernel, seed):
     rescored = MatrixNMS(kernel)(*tensors(scores, labels, masks))
     assert (expected < scores).sum() > 4
     np.testing.assert_allclose(rescored.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('nms', 'slow', 'setting'), SLOW, ids=str)
+@pytest.mark.parametrize('seed', range(10))
+def test_equals_the_definition(nms, slow, setting, seed):
+    scores, labels, masks = random_instances(seed, n=20)
+    expected = by_class(slow, scores, labels, masks, setting)
+    rescored = nms(*tensors(scores, labels, masks))
+    assert 2 < (expected < scores).sum() < 20
+    np.testing.assert_allclose(rescored.numpy(), expected, rtol=1e-5)
+
+
+@every_nms
+@pytest.mark.parametrize('seed', range(3))
+def test_class_agnostic_is_as_if_all_were_of_one_class(nms, seed):
+    scores, labels, masks = tensors(*random_instances(seed, n=40))
+    agnostic = type(nms)(**{**nms.settings, 'class_agnostic': True})
+    expected = nms(scores, torch.zeros_like(labels), masks)
+    assert not torch.equal(expected, nms(scores, labels, masks))
+    assert torch.equal(agnostic(scores, labels, masks), expected)
 
 
 @pytest.mark.parametrize(('ours', 'papers'), [(2.0, 0.5), (0.5, 2.0), (4.0, 0.25)])
@@ -122,19 +201,46 @@ def test_a_suppressed_mask_suppresses_less(kernel, expected):
     close(MatrixNMS(kernel)(scores, labels, CHAIN), expected)
 
 
+@pytest.mark.parametrize(
+    ('nms', 'expected'),
+    [
+        (HardMaskNMS(0.4), [0.9, 0, 0.7]),  # who is gone takes nobody with it
+        (FastMaskNMS(0.4), [0.9, 0, 0]),  # or does
+        (HardMaskNMS(0.5), [0.9, 0.8, 0.7]),  # only overlaps above the threshold count
+        (FastMaskNMS(0.5), [0.9, 0.8, 0.7]),
+        (HardMaskNMS(0.1), [0.9, 0, 0]),
+        (SoftMaskNMS('linear'), [0.9, 0.8 / 2 / 2, 0.7]),  # the third comes second
+        (SoftMaskNMS('linear', iou_thr=0.1), [0.9, 0.8 / 2 / 2, 0.7 * 4 / 5]),
+        (SoftMaskNMS('gaussian'), [0.9, 0.8 * math.exp(-1), 0.7 * math.exp(-2 / 25)]),
+    ],
+    ids=str,
+)
+def test_the_others_on_the_chain(nms, expected):
+    scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
+    close(nms(scores, labels, CHAIN), [float(score) for score in expected])
+
+
+def test_a_long_chain_is_resolved_one_by_one():
+    """Each mask overlaps the next alone: with the greedy rule every second one stays."""
+    masks = strip(*((2 * i, 2 * i + 2) for i in range(4)))
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4, dtype=torch.long)
+    close(HardMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0.7, 0])
+    close(FastMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0, 0])
+
+
 def test_other_classes_never_suppress():
     """The second overlaps both others and is of another class."""
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 0, 1])
     close(MatrixNMS('linear')(scores, labels, CHAIN), [0.9, 0.8, 0.7 * 4 / 5])
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_the_input_order_is_kept(kernel):
+@every_nms
+def test_the_input_order_is_kept(nms):
     scores, labels, masks = tensors(*random_instances(1))
-    expected = MatrixNMS(kernel)(scores, labels, masks)
+    expected = nms(scores, labels, masks)
     for _ in range(5):
         order = torch.randperm(len(scores))
-        rescored = MatrixNMS(kernel)(scores[order], labels[order], masks[order])
+        rescored = nms(scores[order], labels[order], masks[order])
         torch.testing.assert_close(rescored, expected[order])
 
 
@@ -144,11 +250,11 @@ def test_of_equal_scores_the_first_stays():
     close(MatrixNMS('linear')(scores, labels, masks), [0.5, 0.25, 0.0, 0.5])
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_inputs_are_not_modified(kernel):
+@every_nms
+def test_inputs_are_not_modified(nms):
     inputs = tensors(*random_instances(2))
     before = [tensor.clone() for tensor in inputs]
-    rescored = MatrixNMS(kernel)(*inputs)
+    rescored = nms(*inputs)
     rescored.zero_()
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, before, strict=True))
 
@@ -156,18 +262,18 @@ def test_inputs_are_not_modified(kernel):
 # The edges
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_no_instance(kernel):
+@every_nms
+def test_no_instance(nms):
     labels, masks = torch.zeros(0, dtype=torch.long), torch.zeros(0, 4, 5, dtype=torch.bool)
-    rescored = MatrixNMS(kernel)(torch.zeros(0), labels, masks)
+    rescored = nms(torch.zeros(0), labels, masks)
     assert rescored.shape == (0, )
     assert rescored.dtype == torch.float32
     assert mask_iou(masks).shape == (0, 0)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_one_instance_keeps_its_score(kernel):
-    close(MatrixNMS(kernel)(torch.tensor([0.3]), torch.tensor([7]), strip((1, 2))), [0.3])
+@every_nms
+def test_one_instance_keeps_its_score(nms):
+    close(nms(torch.tensor([0.3]), torch.tensor([7]), strip((1, 2))), [0.3])
 
 
 @pytest.mark.parametrize('ties', [False, True])
@@ -181,21 +287,21 @@ def test_identical_masks(n, ties):
     close(MatrixNMS('gaussian')(scores, labels, masks), expected)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_empty_masks_overlap_nothing(kernel):
+@every_nms
+def test_empty_masks_overlap_nothing(nms):
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
     masks = strip((1, 0), (1, 0), (0, 9))
-    close(MatrixNMS(kernel)(scores, labels, masks), [0.9, 0.8, 0.7])
+    close(nms(scores, labels, masks), [0.9, 0.8, 0.7])
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@every_nms
 @pytest.mark.parametrize('seed', range(10))
-def test_scores_only_fall_and_never_below_zero(kernel, seed):
+def test_scores_only_fall_and_never_below_zero(nms, seed):
     """Among 50 masks on 2 x 3 pixels many are equal, many are empty, and so are many scores."""
     rng = np.random.default_rng(seed)
     masks = torch.from_numpy(rng.random((50, 2, 3)) < rng.random())
     scores = torch.from_numpy(rng.integers(0, 9, 50) / 8).float()
-    rescored = MatrixNMS(kernel)(scores, torch.from_numpy(rng.integers(0, 2, 50)), masks)
+    rescored = nms(scores, torch.from_numpy(rng.integers(0, 2, 50)), masks)
     assert rescored.isfinite().all()
     assert (rescored >= 0).all()
     assert (rescored <= scores).all()
@@ -243,6 +349,26 @@ def test_half_precision_scores_are_rescored_in_float32(kernel, dtype):
     close(rescored, decays_of_large_masks(kernel))
 
 
+@pytest.mark.parametrize('dtype', HALVES)
+@pytest.mark.parametrize(
+    ('nms', 'decays'),
+    [
+        (HardMaskNMS(), [1, 0, 1]),  # IoUs 0.67 and 0.37 with the first, 0.56 of the others
+        (FastMaskNMS(), [1, 0, 0]),
+        (SoftMaskNMS('linear'), [1, 1 / 3, 1 - 33434 / 90000]),
+    ],
+    ids=str,
+)
+def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
+    if isinstance(nms, SoftMaskNMS):
+        decays = [1, decays[1] * (1 - 33434 / 60000), decays[2]]
+    scores, labels = torch.tensor([1, 0.99, 0.98], dtype=dtype), torch.zeros(3, dtype=torch.long)
+    with torch.autocast('cpu', dtype=dtype):
+        rescored = nms(scores, labels, large_masks())
+    assert rescored.dtype == torch.float32
+    close(rescored, (scores.float() * torch.tensor(decays, dtype=torch.float32)).tolist())
+
+
 # Overlaps and settings
 
 
@@ -252,21 +378,32 @@ def test_overlaps_of_drawn_masks():
 
 
 @pytest.mark.parametrize(
-    ('settings', 'message'),
+    ('kind', 'settings', 'message'),
     [
-        (dict(kernel='gauss'), "kernel must be 'gaussian' or 'linear', not 'gauss'"),
-        (dict(sigma=0), 'sigma must be positive, not 0'),
-        (dict(sigma=-2.0), 'sigma must be positive, not -2.0'),
-        (dict(sigma=float('nan')), 'sigma must be positive, not nan'),
+        (MatrixNMS, dict(kernel='gauss'), "kernel must be 'gaussian' or 'linear', not 'gauss'"),
+        (MatrixNMS, dict(sigma=0), 'sigma must be positive, not 0'),
+        (MatrixNMS, dict(sigma=-2.0), 'sigma must be positive, not -2.0'),
+        (MatrixNMS, dict(sigma=float('nan')), 'sigma must be positive, not nan'),
+        (SoftMaskNMS, dict(kernel='hard'), "kernel must be 'gaussian' or 'linear', not 'hard'"),
+        (SoftMaskNMS, dict(sigma=0), 'sigma must be positive, not 0'),
+        (SoftMaskNMS, dict(iou_thr=-0.1), 'iou_thr must be from 0 to 1, not -0.1'),
+        (HardMaskNMS, dict(iou_thr=50), 'iou_thr must be from 0 to 1, not 50'),
+        (FastMaskNMS, dict(iou_thr=float('nan')), 'iou_thr must be from 0 to 1, not nan'),
     ],
     ids=str,
 )
-def test_impossible_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        MatrixNMS(**settings)
+def test_impossible_settings_are_refused(kind, settings, message):
+    with pytest.raises(ValueError, match=f'{kind.__name__}: {message}'):
+        kind(**settings)
 
 
-def test_it_is_built_from_a_config():
+def test_they_are_built_from_configs():
     nms = TASK_UTILS.build(dict(type='mmsolov2.MatrixNMS', kernel='linear', sigma=1.5))
-    assert repr(nms) == "MatrixNMS(kernel='linear', sigma=1.5)"
-    assert repr(MatrixNMS()) == "MatrixNMS(kernel='gaussian', sigma=2.0)"
+    assert repr(nms) == "MatrixNMS(kernel='linear', sigma=1.5, class_agnostic=False)"
+    settings = "kernel='gaussian', sigma=2.0"
+    assert repr(MatrixNMS()) == f'MatrixNMS({settings}, class_agnostic=False)'
+    for name in ('HardMaskNMS', 'FastMaskNMS'):
+        nms = TASK_UTILS.build(dict(type=f'mmsolov2.{name}', iou_thr=0.6, class_agnostic=True))
+        assert repr(nms) == f'{name}(iou_thr=0.6, class_agnostic=True)'
+    nms = TASK_UTILS.build(dict(type='mmsolov2.SoftMaskNMS', kernel='gaussian'))
+    assert repr(nms) == f'SoftMaskNMS({settings}, iou_thr=0.3, class_agnostic=False)'

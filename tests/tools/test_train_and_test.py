@@ -14,7 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-STILL = 'train_dataloader.dataset.pipeline.4.prob=0.0'  # no random flips
+WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
 
 def losses(log: str) -> dict[tuple[int, int], float]:
@@ -39,7 +39,7 @@ def trained(tiny_config, run_python, tmp_path_factory):
     """A whole run of three epochs: its log and its work folder."""
     work_dir = tmp_path_factory.mktemp('trained')
     result = run_python(
-        'tools/train.py', tiny_config, '--work-dir', work_dir, '--cfg-options', STILL
+        'tools/train.py', tiny_config, '--work-dir', work_dir, '--cfg-options', *WORKERS
     )
     return result.stdout + result.stderr, work_dir
 
@@ -56,7 +56,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_with_the_same_losses
     trained, tiny_config, run_python, tmp_path
 ):
     command = ['tools/train.py', str(tiny_config), '--work-dir', str(tmp_path)]
-    options = ['--cfg-options', STILL]
+    options = ['--cfg-options', *WORKERS]
     process = subprocess.Popen(
         [sys.executable, *command, *options],
         cwd=ROOT,
