@@ -32,6 +32,7 @@ def apply() -> None:
     find_editable_package()
     if not has_compiled_ops():
         stand_in_for_ops()
+        deform_conv_without_ops()  # before mmdet is imported: mmdet copies the names
         focal_loss_without_ops()
 
 
@@ -69,6 +70,23 @@ def stand_in_for_ops() -> None:
     module = MissingOps('mmcv._ext')
     module.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
     sys.modules.setdefault('mmcv._ext', module)
+
+
+def deform_conv_without_ops() -> None:
+    """Let mmcv's deformable layers, 'DCN' and 'DCNv2', run on mmcv-lite.
+
+    Why: they call compiled operators; ours give the same values, for more memory. The layers
+    stay mmcv's own, so that names of weights, initial values and checkpoints are the same. Can go
+    when mmcv falls back by itself.
+    """
+    from mmcv import ops
+
+    from mmsolov2.deform_conv import deform_conv2d, modulated_deform_conv2d
+
+    for module in (ops, ops.deform_conv, ops.saconv):
+        module.deform_conv2d = deform_conv2d
+    for module in (ops, ops.modulated_deform_conv):
+        module.modulated_deform_conv2d = modulated_deform_conv2d
 
 
 def focal_loss_without_ops() -> None:

@@ -48,13 +48,6 @@ def test_operator_of_mmcv_raises():
         roi_align(torch.ones(1, 1, 8, 8), boxes, (2, 2))
 
 
-@needs_lite
-def test_deformable_convolution_raises():
-    from mmcv.ops import DeformConv2dPack
-    with pytest.raises(MissingOpError, match="'deform_conv_forward'"):
-        DeformConv2dPack(2, 2, 3, padding=1)(torch.ones(1, 2, 8, 8))
-
-
 def test_message_names_the_config(capsys):
     with pytest.raises(SystemExit) as stop, exit_with_message('configs/my_config.py'):
         compat.MissingOps('mmcv._ext').some_operator()
