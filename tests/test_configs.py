@@ -5,10 +5,18 @@ from collections import Counter
 from pathlib import Path
 
 import mmdet
+import numpy as np
 import pytest
+import torch
 import yaml
 from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config, ConfigDict
+from mmengine.structures import InstanceData
+
+from mmsolov2 import compat
+from mmsolov2.errors import MissingOpError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -20,11 +28,12 @@ every_leaf = pytest.mark.parametrize('leaf', LEAVES, ids=lambda leaf: leaf.stem)
 read = functools.cache(Config.fromfile)  # no test changes what it reads
 
 
-def without_weights(config):
+def without_weights(config: ConfigDict) -> ConfigDict:
     """A model's config in which no part loads weights."""
-    if isinstance(config, dict):
-        return {key: without_weights(value) for key, value in config.items() if key != 'init_cfg'}
-    return config
+    if not isinstance(config, dict):
+        return config
+    kept = {key: without_weights(value) for key, value in config.items() if key != 'init_cfg'}
+    return ConfigDict(kept)
 
 
 def innermost(dataset: dict) -> list[dict]:
@@ -67,13 +76,49 @@ def test_leaf_opens_in_every_tool(leaf):
     assert config.default_scope == 'mmdet'
 
 
+def one_image(training: bool) -> dict:
+    """A batch of one small picture with two instances, as a data loader gives it."""
+    masks = np.zeros((2, 64, 64), np.uint8)
+    masks[0, 8:40, 12:50] = masks[1, 40:60, 4:20] = 1
+    instances = InstanceData(
+        masks=BitmapMasks(masks, 64, 64),
+        bboxes=torch.tensor([[12.0, 8, 50, 40], [4, 40, 20, 60]]),
+        labels=torch.tensor([0, 1]),
+    )
+    sizes = dict(
+        img_shape=(64, 64),
+        ori_shape=(96, 96),
+        scale_factor=(2 / 3, 2 / 3),
+        batch_input_shape=(64, 64)
+    )
+    sample = DetDataSample(metainfo=sizes, **(dict(gt_instances=instances) if training else {}))
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    return dict(inputs=[image], data_samples=[sample])
+
+
 @every_leaf
-def test_model_builds(leaf):
+def test_model_builds_trains_a_step_and_predicts(leaf):
+    """With an eighth of the cells: the towers' cost is theirs, whatever the image's size."""
     config = read(leaf)
-    model = MODELS.build(without_weights(config.model.to_dict()))
-    head = model.mask_head
-    assert head.num_classes == config.model.mask_head.num_classes
-    assert len(head.num_grids) == len(head.strides) == len(head.assigner.scale_ranges)
+    settings = without_weights(config.model)
+    if 'num_grids' in settings.get('mask_head', {}):
+        settings['mask_head']['num_grids'] = (5, 4, 3, 2, 1)
+    model = MODELS.build(settings)
+    if 'RoIAlign' in config.pretty_text and not compat.has_compiled_ops():
+        with pytest.raises(MissingOpError, match='install mmcv'):
+            model(**model.data_preprocessor(one_image(True), True), mode='loss')
+        return
+    losses, _ = model.parse_losses(
+        model(**model.data_preprocessor(one_image(True), True), mode='loss')
+    )
+    losses.backward()
+    assert losses.isfinite()
+    learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    assert [name for name, one in learning.items() if one.grad is None] == []
+    with torch.no_grad():
+        batch = model.eval().data_preprocessor(one_image(False), False)
+        (result, ) = model(**batch, mode='predict')
+    assert result.pred_instances.masks.shape[1:] == (96, 96)
 
 
 @every_leaf
@@ -88,8 +133,8 @@ def test_round_trip(leaf, tmp_path):
 def test_classes_are_as_many_as_the_head_has(leaf, part):
     config = read(leaf)
     datasets = innermost(config[f'{part}_dataloader'].dataset)
-    assert {len(classes_of(dataset))
-            for dataset in datasets} == {config.model.mask_head.num_classes}
+    head = config.model.get('mask_head') or config.model.roi_head.mask_head
+    assert {len(classes_of(dataset)) for dataset in datasets} == {head.num_classes}
 
 
 @every_leaf
@@ -166,6 +211,113 @@ def test_recipe_of_1x():
     config = read(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py')
     assert config.train_cfg.max_epochs == 12
     assert config.param_scheduler[-1].milestones == [9, 11]
+
+
+def test_recipe_of_the_light_deformable_model():
+    """The original's: 852x512, version 1 of the convolution, the last of three in each tower."""
+    config = read(CONFIGS / 'solov2' / 'solov2-light_r50-dcn_fpn_ms-3x_coco.py')
+    (resize, ) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
+    assert sorted(resize.scales) == [(852, short) for short in (352, 384, 416, 448, 480, 512)]
+    (resize, ) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
+    assert resize.scale == (852, 512)
+    offsets = deformable_layers(config)
+    assert [name for name in offsets if not name.startswith('backbone')
+            ] == ['mask_head.cls_convs.2.conv', 'mask_head.kernel_convs.2.conv']
+    assert set(offsets.values()) == {18}
+
+
+def deformable_layers(config: Config) -> dict[str, int]:
+    """Names of a model's deformable convolutions, with the channels of their offsets."""
+    with torch.device('meta'):
+        model = MODELS.build(without_weights(config.model))
+    return {
+        name.removesuffix('.conv_offset'): module.out_channels
+        for name, module in model.named_modules() if name.endswith('.conv_offset')
+    }
+
+
+@pytest.mark.parametrize('depth', ['r101', 'x101'])
+def test_deformable_models_are_so_everywhere(depth):
+    """Version 2 in 30 blocks of the backbone, 8 convolutions of the head and 8 of the features."""
+    layers = deformable_layers(read(CONFIGS / f'solov2/solov2_{depth}-dcn_fpn_ms-3x_coco.py'))
+    parts = Counter(name.split('.')[0] for name in layers)
+    assert parts == dict(backbone=30, mask_head=8, mask_neck=8)
+    assert layers['mask_neck.conv_pred.conv'] == 3  # 1x1
+    assert set(layers.values()) == {3, 27}
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'theirs'),
+    [
+        ('solo_r50_fpn_ms-3x_coco', 'solo/solo_r50_fpn_3x_coco'),
+        ('decoupled-solo_r50_fpn_ms-3x_coco', 'solo/decoupled-solo_r50_fpn_3x_coco'),
+        ('mask-rcnn_r50_fpn_ms-3x_coco', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco'),
+    ],
+)
+def test_heads_to_compare_with_are_mmdets(leaf, theirs):
+    """The same parameters, losses, assignment and thresholds."""
+    ours = read(CONFIGS / 'compare' / f'{leaf}.py').model
+    theirs = Config.fromfile(THEIRS.parents[1] / f'{theirs}.py').model
+    models = []
+    for model in (ours, theirs):
+        with torch.device('meta'):
+            models.append(MODELS.build(without_weights(model)))
+    assert str(models[0]) == str(models[1])
+    for name in ('rpn_head', 'roi_head', 'train_cfg', 'test_cfg'):
+        assert ours.get(name) == theirs.get(name), name
+    for name, value in theirs.get('mask_head', {}).items():
+        if name != 'loss_mask':
+            assert plain(ours.mask_head[name]) == plain(value), name
+
+
+def plain(value):
+    """Tuples as lists."""
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+ABLATIONS = sorted((CONFIGS / 'ablations').glob('*.py'))
+
+
+def differences(ours: dict, base: dict, path: str = '') -> set[str]:
+    """Where two configs differ."""
+    found = set()
+    for name in {*ours, *base}:
+        pair = ours.get(name), base.get(name)
+        if all(isinstance(one, dict) for one in pair):
+            found |= differences(*pair, f'{path}{name}.')
+        elif pair[0] != pair[1]:
+            found.add(f'{path}{name}')
+    return found
+
+
+CHANGES = {
+    'kernel': {'mask_neck.out_channels', 'mask_head.kernel_size'},
+    'coords': {'mask_neck.use_coords', 'mask_head.use_coords'},
+    'nms': {f'test_cfg.nms.{name}'
+            for name in ('type', 'kernel', 'sigma', 'iou_thr')},
+    'features':
+    {f'mask_neck.{name}'
+     for name in ('type', 'start_level', 'end_level', 'use_coords')},
+    'owner': {'mask_head.assigner.owner'},
+    'vanishing': {'mask_head.assigner.vanishing'},
+    'open': {'mask_head.assigner.open_ended'},
+    'half': {'mask_head.assigner.half_pixel'},
+    'sync': {'mask_head.sync_avg_factor'},
+    'min': {'test_cfg.min_mask_pixels'},
+    'symmetric': {'test_cfg.symmetric_peaks'},
+}
+
+
+@pytest.mark.parametrize('leaf', ABLATIONS, ids=lambda leaf: leaf.stem)
+def test_an_ablation_changes_only_what_its_name_says(leaf):
+    row = leaf.stem.removeprefix('solov2_r50_fpn_ms-3x_')
+    changed = differences(
+        read(leaf).model.to_dict(),
+        read(CONFIGS / 'solov2/solov2_r50_fpn_ms-3x_coco.py').model.to_dict()
+    )
+    assert changed <= CHANGES[row.split('-')[0]]
+    published = ('kernel-1x1x256', 'coords-both', 'nms-matrix_', 'features-unified')
+    assert bool(changed) != row.startswith(published)
 
 
 def test_defaults_equal_mmdets():

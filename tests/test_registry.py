@@ -44,6 +44,7 @@ def test_no_other_registries():
     'registry, name', [
         (MODELS, 'SOLOv2'),
         (MODELS, 'MaskFeatureNeck'),
+        (MODELS, 'SeparateMaskFeatureNeck'),
         (MODELS, 'SOLOv2Head'),
         (TASK_UTILS, 'GridAssigner'),
         (TASK_UTILS, 'MatrixNMS'),
@@ -55,6 +56,7 @@ def test_no_other_registries():
         (TRANSFORMS, 'Resize'),
         (HOOKS, 'ClassCheckHook'),
         (HOOKS, 'EpochSeedHook'),
+        (HOOKS, 'NMSTimeHook'),
     ]
 )
 def test_names(registry, name):

@@ -1,15 +1,24 @@
-"""Checks and seeds around training and testing."""
+"""Checks, seeds and measurements around training and testing."""
 
+import time
 from collections.abc import Iterator
+from statistics import median
 
+import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """A model without the wrapper that several processes put around it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -36,8 +45,8 @@ class ClassCheckHook(Hook):
 
     @staticmethod
     def _check(runner, loader: DataLoader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        num_classes = getattr(getattr(model, 'mask_head', None), 'num_classes', None)
+        head = getattr(_bare(runner.model), 'mask_head', None)
+        num_classes = getattr(head, 'num_classes', None)
         classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
         if None in (num_classes, classes) or len(classes) == num_classes:
             return
@@ -72,3 +81,41 @@ class EpochSeedHook(Hook):
         for dataset in innermost(runner.train_dataloader.dataset):
             if hasattr(dataset, 'epoch_seed'):
                 dataset.epoch_seed.set(seed)
+
+
+@HOOKS.register_module()
+class NMSTimeHook(Hook):
+    """Measure the mask NMS of a test: ``nms/milliseconds`` and ``nms/candidates``, medians.
+
+    The time is that of the whole call, overlaps included, an image at a time. Models whose
+    ``mask_head`` has no ``nms`` are left alone.
+    """
+
+    def before_test(self, runner) -> None:
+        """Put a stop-watch around the model's mask NMS."""
+        self.calls, self.head = [], getattr(_bare(runner.model), 'mask_head', None)
+        self.nms = getattr(self.head, 'nms', None)
+        if self.nms is not None:
+            self.head.nms = self._timed
+
+    def _timed(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        started = self._now(scores)
+        rescored = self.nms(scores, labels, masks)
+        self.calls.append((1000 * (self._now(rescored) - started), len(scores)))
+        return rescored
+
+    @staticmethod
+    def _now(tensor: Tensor) -> float:
+        """The time in seconds at which all work for a tensor is done."""
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)
+        return time.perf_counter()
+
+    def after_test_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Add the medians to the figures, and take the stop-watch away."""
+        if self.nms is not None:
+            self.head.nms = self.nms
+        if metrics is not None and self.calls:
+            milliseconds, candidates = zip(*self.calls, strict=True)
+            metrics['nms/milliseconds'] = median(milliseconds)
+            metrics['nms/candidates'] = median(candidates)

@@ -1,10 +1,10 @@
 from mmsolov2.models.grid_assigner import GridAssigner
-from mmsolov2.models.mask_feature_neck import MaskFeatureNeck
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.mask_nms import FastMaskNMS, HardMaskNMS, MatrixNMS, SoftMaskNMS
 from mmsolov2.models.solov2 import SOLOv2
 from mmsolov2.models.solov2_head import SOLOv2Head
 
 __all__ = [
     'FastMaskNMS', 'GridAssigner', 'HardMaskNMS', 'MaskFeatureNeck', 'MatrixNMS', 'SOLOv2',
-    'SOLOv2Head', 'SoftMaskNMS'
+    'SOLOv2Head', 'SeparateMaskFeatureNeck', 'SoftMaskNMS'
 ]

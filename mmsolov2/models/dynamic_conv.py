@@ -1,7 +1,12 @@
 """The dynamic convolution that training and prediction share: M = G * F."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmsolov2.models.pyramid import resize
 
 
 def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
@@ -16,3 +21,17 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
         return (kernels @ columns).view(0, height, width)
     weight = kernels.view(-1, channels, size, size)
     return F.conv2d(features[None], weight, padding=size // 2)[0]
+
+
+def dynamic_conv_levels(
+    features: Sequence[Tensor], kernels: Tensor, counts: Sequence[int], size: int = 1
+) -> Tensor:
+    """Convolve levels (E, h, w) with kernels (n, E·size²): mask logits (n, *size of the first).
+
+    The first ``counts[0]`` kernels belong to the first level, and so on. Logits of later levels
+    are resized, bilinearly.
+    """
+    final = features[0].shape[-2:]
+    levels = zip(features, kernels.split(list(counts)), strict=True)
+    logits = [dynamic_conv(level, part, size) for level, part in levels]
+    return torch.cat([resize(level[:, None], final)[:, 0] for level in logits])

@@ -5,6 +5,7 @@ has a slot for each of the 3x3 cells around its centre on every level, and ``val
 slots are positives.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsolov2.models.mask_results import tight_boxes
 from mmsolov2.registry import TASK_UTILS
 
 
@@ -23,6 +25,10 @@ class GridTargets(NamedTuple):
     instance: Tensor  # (slots,) int64, the instance of each slot
     valid: Tensor  # (slots,) bool, whether the slot is a positive
     num_positive: Tensor  # () int64, cells that are positive for at least one instance
+
+
+OWNERS = ('last', 'smallest', 'nearest')
+VANISHING = ('keep', 'drop', 'cover')
 
 
 def mass_centers(masks: Tensor) -> Tensor:
@@ -48,22 +54,40 @@ def quarter_masks(masks: Tensor) -> Tensor:
     return rows[..., 1::4] + rows[..., 2::4] >= 2
 
 
+def covering_masks(masks: Tensor) -> Tensor:
+    """Shrink masks (n, H, W) bool to (n, H/4, W/4) bool, set wherever a 4x4 block has a pixel."""
+    return masks.unflatten(2, (-1, 4)).any(3).unflatten(1, (-1, 4)).any(2)
+
+
 @TASK_UTILS.register_module()
 class GridAssigner:
     """Assign instances to grid cells by size and by centre of mass (SOLO, section 3.1).
 
     An instance belongs to every level whose range holds the geometric mean of its box sides, and
     there to the cells that its centre region touches: the box shrunk by ``center_scale`` around
-    the centre of mass, at most one cell away from the cell of the centre. Where several instances
-    claim a cell, the last one gives the label and all of their masks supervise the kernel.
+    the centre of mass, at most one cell away from the cell of the centre.
+
+    The defaults are those of the published models; what the others change is measured in
+    docs/ablations.md.
 
     Args:
         center_scale: size of the centre region relative to the box.
         scale_ranges: for each level the smallest and the largest box size, in pixels of the
             network's input, both inclusive.
+        owner: who gets a cell that several instances claim. None: the last one gives the label,
+            and the masks of all supervise the kernel. 'last', 'smallest' or 'nearest': the last
+            one, the one of the least mask area, or the one whose centre is nearest to the cell's
+            middle gives both; of equal ones the last.
+        vanishing: what to do with instances of which nothing is left at 1/4 scale. 'keep': train
+            their kernels on empty masks; 'drop': leave them out; 'cover': train on all 1/4-scale
+            pixels that they touch.
+        open_ended: instances larger than the last range belong to the last level, instead of to
+            none.
+        half_pixel: put pixel centres at half pixels, as the grid does, instead of at whole ones.
 
     Raises:
-        ValueError: if a range is not 0 <= low < high, or center_scale is not in (0, 1].
+        ValueError: if a range is not 0 <= low < high, center_scale is not in (0, 1], or a rule
+            does not exist.
     """
 
     def __init__(
@@ -77,6 +101,10 @@ class GridAssigner:
             (192, 768),
             (384, 2048),
         ),
+        owner: str | None = None,
+        vanishing: str = 'keep',
+        open_ended: bool = False,
+        half_pixel: bool = False,
     ) -> None:
         if not 0 < center_scale <= 1:
             raise ValueError(f'GridAssigner: center_scale must be in (0, 1], not {center_scale}')
@@ -86,35 +114,72 @@ class GridAssigner:
                     f'GridAssigner: a scale range must be 0 <= low < high, not ({low}, {high})'
                 )
         self.center_scale = center_scale
+        if owner not in (None, *OWNERS):
+            raise ValueError(f'GridAssigner: owner must be None or one of {OWNERS}, not {owner!r}')
+        if vanishing not in VANISHING:
+            raise ValueError(
+                f'GridAssigner: vanishing must be one of {VANISHING}, not {vanishing!r}'
+            )
         self.scale_ranges = tuple(tuple(bounds) for bounds in scale_ranges)
+        if open_ended:
+            self.scale_ranges = (*self.scale_ranges[:-1], (self.scale_ranges[-1][0], math.inf))
+        self.owner = owner
+        self.vanishing = vanishing
+        self.half_pixel = half_pixel
 
     def __call__(
         self,
         masks: Tensor,
         labels: Tensor,
-        boxes: Tensor,
+        boxes: Tensor | None = None,
         *,
         num_grids: Sequence[int],
         background: int,
     ) -> GridTargets:
         """Assign n instances, masks (n, H, W) bool, labels (n,), boxes (n, 4) xyxy: the targets.
 
-        H and W are those of the padded network input, which the grids span. ``background`` is the
-        label of cells without an instance.
+        H and W are those of the padded network input, which the grids span. Without boxes those
+        around the masks are taken. ``background`` is the label of cells without an instance.
         """
+        boxes = tight_boxes(masks) if boxes is None else boxes
         box_size = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
-        center = mass_centers(masks)
+        center = mass_centers(masks) + 0.5 * self.half_pixel
         reach = 0.5 * box_size * self.center_scale
         scale = torch.sqrt(box_size[:, 1] * box_size[:, 0])
-        present = masks.flatten(1).any(1)
-        cells, valid, first = [], [], 0
+        seen = quarter_masks(masks) if self.vanishing == 'drop' else masks
+        present = seen.flatten(1).any(1)
+        cells, valid, nearby, first = [], [], [], 0
         for (low, high), grid in zip(self.scale_ranges, num_grids, strict=True):
             near, inside = self._region(center, reach, masks.shape[-2:], grid)
             cells.append(first + near[:, 0, :, None] * grid + near[:, 1, None, :])
             on_level = present & (scale >= low) & (scale <= high)
             valid.append(inside[:, 0, :, None] & inside[:, 1, None, :] & on_level[:, None, None])
+            nearby.append(near)
             first += grid * grid
-        return collect(torch.stack(cells), torch.stack(valid), labels, first, background)
+        cells, valid = torch.stack(cells), torch.stack(valid)
+        if self.owner is not None:
+            levels = zip(nearby, num_grids, strict=True)
+            costs = torch.stack([self._costs(masks, center, *level) for level in levels])
+            valid = owners(cells, valid, costs, first)
+        return collect(cells, valid, labels, first, background)
+
+    def mask_targets(self, masks: Tensor) -> Tensor:
+        """Masks (n, H/4, W/4) bool to train on, of masks (n, H, W) bool; H and W divide by 4."""
+        targets = quarter_masks(masks)
+        if self.vanishing != 'cover':
+            return targets
+        vanished = ~targets.flatten(1).any(1)
+        return torch.where(vanished[:, None, None], covering_masks(masks), targets)
+
+    def _costs(self, masks: Tensor, center: Tensor, near: Tensor, grid: int) -> Tensor:
+        """What it costs a cell (n, 3, 3) to take each instance, by the rule of ``owner``."""
+        if self.owner == 'nearest':
+            height, width = masks.shape[-2:]
+            y = near[:, 0] + 0.5 - center[:, 0, None] * grid / height  # (n, 3), in cells
+            x = near[:, 1] + 0.5 - center[:, 1, None] * grid / width
+            return y[:, :, None]**2 + x[:, None, :]**2
+        area = masks.sum((1, 2)) if self.owner == 'smallest' else center.new_zeros(len(masks))
+        return area.float()[:, None, None].expand(-1, 3, 3)
 
     @staticmethod
     def _region(center: Tensor, reach: Tensor, size: Sequence[int],
@@ -132,6 +197,25 @@ class GridAssigner:
         high = cell_of(center + reach).clamp(max=grid - 1)
         near = cell_of(center)[..., None] + torch.arange(-1, 2, device=center.device)
         return near, (near >= low[..., None]) & (near <= high[..., None])
+
+
+def owners(cells: Tensor, valid: Tensor, costs: Tensor, num_cells: int) -> Tensor:
+    """Which valid slots cost their cell least; of equal ones the last instance's: bool.
+
+    All arguments but ``num_cells``, and the result, are (levels, n, 3, 3).
+    """
+    instance = torch.arange(cells.shape[1], device=cells.device)[:, None, None].expand_as(cells)
+
+    def best(values: Tensor, among: Tensor, reduction: str) -> Tensor:
+        """The least or the largest value among the slots of each slot's cell."""
+        cell = cells.where(among, num_cells).flatten()
+        worst = math.inf if reduction == 'amin' else -1
+        kept = values.new_full((num_cells + 1, ), worst)
+        kept.scatter_reduce_(0, cell, values.flatten(), reduction)
+        return kept[cell].view_as(cells)
+
+    cheapest = valid & (costs == best(costs, valid, 'amin'))
+    return cheapest & (instance == best(instance, cheapest, 'amax'))
 
 
 def collect(

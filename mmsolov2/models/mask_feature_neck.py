@@ -2,23 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.registry import MODELS
 
 NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01)
 GROUP_NORM = dict(type='GN', num_groups=32)
-
-
-def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize features (B, C, h, w) to (B, C, *size), bilinearly; as they are if they fit."""
-    if features.shape[-2:] == tuple(size):
-        return features
-    return F.interpolate(features, size=tuple(size), mode='bilinear', align_corners=False)
 
 
 @MODELS.register_module()
@@ -60,6 +53,7 @@ class MaskFeatureNeck(BaseModule):
                 f'MaskFeatureNeck: needs 0 <= start_level <= end_level, not {start_level} and '
                 f'{end_level}'
             )
+        self.in_channels = in_channels
         self.start_level = start_level
         self.end_level = end_level
         self.use_coords = use_coords
@@ -102,5 +96,82 @@ class MaskFeatureNeck(BaseModule):
         if not larger:
             return convs(features)
         for conv, size in zip(convs, reversed(larger), strict=True):
-            features = upsample_to(conv(features), size)
+            features = resize(conv(features), size)
         return features
+
+
+@MODELS.register_module()
+class SeparateMaskFeatureNeck(BaseModule):
+    """Mask features (B, out_channels, h, w) for each pyramid level (B, in_channels, h', w').
+
+    The branch of SOLO (Wang et al., ECCV 2020, figure 3): seven 3x3 convolutions with weights
+    that the levels share, coordinates in the first, and the doubled size at the end: strides
+    4, 4, 8, 16 and 16. A kernel is convolved with the features of its own level; SOLOv2's table
+    3d compares this with the unified features.
+
+    Args:
+        in_channels: channels of every pyramid level.
+        feat_channels: channels inside.
+        out_channels: channels E of the mask features.
+        stacked_convs: 3x3 convolutions.
+        num_levels: pyramid levels, as many as the head has.
+        use_coords: append x and y to every level.
+
+    Raises:
+        ValueError: if there is not at least one convolution and three levels.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 256,
+        feat_channels: int = 128,
+        out_channels: int = 256,
+        stacked_convs: int = 7,
+        num_levels: int = 5,
+        use_coords: bool = True,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = GROUP_NORM,
+        init_cfg: dict | list | None = NORMAL_INIT,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if stacked_convs < 1 or num_levels < 3:
+            raise ValueError(
+                'SeparateMaskFeatureNeck: needs stacked_convs >= 1 and num_levels >= 3, not '
+                f'{stacked_convs} and {num_levels}'
+            )
+        self.in_channels = in_channels
+        self.num_levels = num_levels
+        self.use_coords = use_coords
+        self.out_channels = out_channels
+        layer = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        channels = [in_channels + 2 * use_coords] + [feat_channels] * stacked_convs
+        self.convs = nn.Sequential(
+            *(
+                ConvModule(before, after, 3, padding=1, **layer)
+                for before, after in zip(channels, channels[1:], strict=False)
+            )
+        )
+        self.conv_pred = ConvModule(feat_channels, out_channels, 1, **layer)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Convolve pyramid levels (B, in_channels, h, w): mask features of each, at stride 4 up.
+
+        Raises:
+            ValueError: if the number of levels is not ``num_levels``.
+        """
+        if len(features) != self.num_levels:
+            raise ValueError(
+                f'SeparateMaskFeatureNeck: the neck gives {len(features)} levels: set '
+                f'num_levels={len(features)}, or neck.num_outs={self.num_levels}'
+            )
+        sizes = [level.shape[-2:] for level in features]
+        doubled = [sizes[0], *sizes[:-2], sizes[-3]]  # of strides 8, 8, 16, 32, 32
+        levels = zip(to_head_strides(features), doubled, strict=True)
+        return [self._forward_level(level, size) for level, size in levels]
+
+    def _forward_level(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Mask features (B, E, *size) of a level (B, in_channels, h, w)."""
+        if self.use_coords:
+            features = append_coordinates(features)
+        return self.conv_pred(resize(self.convs(features), size))

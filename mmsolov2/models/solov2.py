@@ -3,10 +3,28 @@
 from collections.abc import Sequence
 
 from mmdet.models.detectors import BaseDetector
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsolov2.engine.checkpoint import require_match, with_mask_neck
 from mmsolov2.registry import MODELS
+
+
+def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> None:
+    """Raise ValueError unless the parts of a SOLOv2 agree on channels and levels."""
+    width = getattr(neck, 'out_channels', None)
+    for name, part in dict(mask_neck=mask_neck, mask_head=mask_head).items():
+        channels = getattr(part, 'in_channels', width)
+        if width is not None and channels != width:
+            raise ValueError(
+                f'SOLOv2: neck.out_channels is {width}, but {name}.in_channels is {channels}: '
+                'give both the same value'
+            )
+    levels = len(mask_head.num_grids)
+    if getattr(mask_neck, 'num_levels', levels) != levels:
+        raise ValueError(
+            f'SOLOv2: mask_neck.num_levels is {mask_neck.num_levels}, but mask_head.num_grids has '
+            f'{levels} levels: give both the same number'
+        )
 
 
 @MODELS.register_module()
@@ -22,6 +40,9 @@ class SOLOv2(BaseDetector):
         train_cfg: settings of training; there are none.
         test_cfg: settings of prediction, see ``SOLOv2Head``.
         data_preprocessor: config of the data preprocessor.
+
+    Raises:
+        ValueError: if the parts disagree on channels or levels.
     """
 
     def __init__(
@@ -40,12 +61,19 @@ class SOLOv2(BaseDetector):
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.mask_neck = MODELS.build(mask_neck)
+        channels = self.mask_neck.out_channels
+        if mask_head.get('mask_channels', channels) != channels:
+            raise ValueError(
+                f'SOLOv2: mask_neck.out_channels is {channels}, but mask_head.mask_channels is '
+                f'{mask_head["mask_channels"]}: leave the latter out'
+            )
         self.mask_head = MODELS.build({
             **mask_head,
-            'mask_channels': self.mask_neck.out_channels,
+            'mask_channels': channels,
             'train_cfg': train_cfg,
             'test_cfg': test_cfg,
         })
+        check_fit(self.neck, self.mask_neck, self.mask_head)
 
     def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
         """Pyramid levels (B, C, h, w) of images (B, 3, H, W)."""

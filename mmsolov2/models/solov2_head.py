@@ -6,19 +6,22 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.utils import unpack_gt_instances
+from mmdet.utils import reduce_mean
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsolov2.models.coordinates import append_coordinates
-from mmsolov2.models.dynamic_conv import dynamic_conv
-from mmsolov2.models.grid_assigner import positives, quarter_masks
+from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels
+from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_results import MASK_FORMATS, MASK_STRIDE, Candidates, to_results
+from mmsolov2.models.pyramid import to_head_strides
 from mmsolov2.registry import MODELS, TASK_UTILS
 
 GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
 NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01, override=CATEGORY_PRIOR)
+MaskFeatures = Tensor | Sequence[Tensor]  # (B, E, H/4, W/4), or one a level
 TEST_DEFAULTS = dict(
     score_thr=0.1,
     mask_thr=0.5,
@@ -27,6 +30,8 @@ TEST_DEFAULTS = dict(
     max_per_img=100,
     nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
     mask_format='bitmap',
+    min_mask_pixels=None,
+    symmetric_peaks=False,
 )
 
 
@@ -36,9 +41,27 @@ def keep_peaks(scores: Tensor) -> Tensor:
     return scores * (neighbours[..., :-1, :-1] == scores)
 
 
+def keep_symmetric_peaks(scores: Tensor) -> Tensor:
+    """Zero all scores (B, C, S, S) that are not the largest of the 3x3 cells around them."""
+    return scores * (F.max_pool2d(scores, kernel_size=3, stride=1, padding=1) == scores)
+
+
 def flatten_cells(levels: Sequence[Tensor]) -> Tensor:
     """Put all cells of levels (B, C, S, S) on one axis, level by level: (B, cells, C)."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def input_size(mask_features: MaskFeatures) -> list[int]:
+    """Height and width of the padded network input that mask features belong to."""
+    first = mask_features if isinstance(mask_features, Tensor) else mask_features[0]
+    return [MASK_STRIDE * side for side in first.shape[-2:]]
+
+
+def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]]:
+    """The mask features of each image: (E, h, w), or such for each level."""
+    if isinstance(mask_features, Tensor):
+        return mask_features
+    return list(zip(*mask_features, strict=True))
 
 
 def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
@@ -48,11 +71,20 @@ def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
     return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
 
 
+def require_nms(cfg: dict) -> None:
+    """Raise ValueError unless the config of a mask NMS names one that is registered."""
+    name = cfg.get('type')
+    if name is None or isinstance(name, str) and TASK_UTILS.get(name) is None:
+        ours = sorted(f'mmsolov2.{known}' for known in TASK_UTILS.module_dict if 'NMS' in known)
+        raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
+
+
 def checked_test_cfg(test_cfg: dict | None) -> dict:
     """The test settings over their defaults, those of the published models.
 
     Raises:
-        ValueError: if a setting does not exist or the mask format is unknown.
+        ValueError: if a setting does not exist, the mask NMS or the mask format is unknown, or a
+            limit is less than 1.
     """
     settings = {**TEST_DEFAULTS, **(test_cfg or {})}
     unknown = sorted(settings.keys() - TEST_DEFAULTS.keys())
@@ -61,15 +93,16 @@ def checked_test_cfg(test_cfg: dict | None) -> dict:
             f'SOLOv2: test_cfg has unknown settings {unknown}; there are '
             f'{sorted(TEST_DEFAULTS)} (kernel and sigma belong into nms=dict(...))'
         )
+    require_nms(settings['nms'])
     if settings['mask_format'] not in MASK_FORMATS:
         raise ValueError(
             f'SOLOv2: test_cfg.mask_format must be one of {MASK_FORMATS}, not '
             f'{settings["mask_format"]!r}'
         )
-    for name in ('nms_pre', 'max_per_img'):
-        if settings[name] is not None and settings[name] < 1:
+    for name in ('nms_pre', 'max_per_img', 'min_mask_pixels'):
+        if settings[name] is not None and not settings[name] >= 1:
             raise ValueError(
-                f'SOLOv2: test_cfg.{name} must be at least 1, or None for no limit, not '
+                f'SOLOv2: test_cfg.{name} must be at least 1, or None, not '
                 f'{settings[name]}'
             )
     return settings
@@ -97,8 +130,17 @@ class SOLOv2Head(BaseModule):
         assigner: config of the assigner of instances to cells.
         loss_cls: config of the category loss.
         loss_mask: config of the mask loss.
-        test_cfg: thresholds, limits, mask NMS and mask format of prediction, over
-            ``TEST_DEFAULTS``.
+        sync_avg_factor: divide the losses by the mean number of positive cells over all
+            processes, not by each process's own.
+        conv_cfg: config of the towers' convolutions, as dict(type='DCNv2').
+        last_conv_cfg: config of the last one of each tower, if it is another.
+        test_cfg: prediction's settings over ``TEST_DEFAULTS``. ``score_thr``, ``filter_thr`` and
+            ``mask_thr`` are thresholds before and after the NMS and of mask pixels; ``nms_pre``
+            and ``max_per_img`` limit the instances before and after it; ``nms`` is the config of
+            a mask NMS, ``mask_format`` 'bitmap' or 'rle'. ``min_mask_pixels`` is the smallest
+            mask that is kept, in pixels of the mask features; None asks for more than the level's
+            stride, as published. ``symmetric_peaks`` compares a cell with all 8 around it, where
+            the published code looks up and left only.
 
     Raises:
         ValueError: if the levels disagree, the kernel size is even, or a test setting is unknown.
@@ -119,7 +161,9 @@ class SOLOv2Head(BaseModule):
         assigner: dict,
         loss_cls: dict,
         loss_mask: dict,
+        sync_avg_factor: bool = False,
         conv_cfg: dict | None = None,
+        last_conv_cfg: dict | None = None,
         norm_cfg: dict | None = GROUP_NORM,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
@@ -135,23 +179,27 @@ class SOLOv2Head(BaseModule):
         self.assigner = TASK_UTILS.build(assigner)
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_mask = MODELS.build(loss_mask)
+        self.sync_avg_factor = sync_avg_factor
         self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
         self.nms = TASK_UTILS.build(self.test_cfg['nms'])
         self._check_levels()
 
-        layer = dict(kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        conv_cfgs = [conv_cfg] * (stacked_convs - 1) + [last_conv_cfg or conv_cfg]
         self.cls_convs = nn.ModuleList()
         self.kernel_convs = nn.ModuleList()
-        for i in range(stacked_convs):
+        for i, conv in enumerate(conv_cfgs):
+            layer = dict(kernel_size=3, padding=1, conv_cfg=conv, norm_cfg=norm_cfg)
             before = feat_channels if i else in_channels
             coords = 0 if i else 2 * use_coords
             self.cls_convs.append(ConvModule(before, feat_channels, **layer))
             self.kernel_convs.append(ConvModule(before + coords, feat_channels, **layer))
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
         self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
-        cells = torch.tensor(self.num_grids)**2
-        cell_strides = torch.tensor(self.strides).repeat_interleave(cells)  # (cells,)
+        cells = [torch.full((grid**2, ), level) for level, grid in enumerate(self.num_grids)]
+        cell_levels = torch.cat(cells)
+        self.register_buffer('cell_levels', cell_levels, persistent=False)
+        cell_strides = torch.tensor(self.strides)[cell_levels]
         self.register_buffer('cell_strides', cell_strides, persistent=False)
 
     def _check_levels(self) -> None:
@@ -179,17 +227,9 @@ class SOLOv2Head(BaseModule):
                 f'SOLOv2Head: the neck gives {len(features)} levels, but num_grids has '
                 f'{len(self.num_grids)}: set neck.num_outs={len(self.num_grids)}'
             )
-        levels = zip(self._to_strides(features), self.num_grids, strict=True)
+        levels = zip(to_head_strides(features), self.num_grids, strict=True)
         logits, kernels = zip(*(self._forward_level(x, grid) for x, grid in levels), strict=True)
         return list(logits), list(kernels)
-
-    @staticmethod
-    def _to_strides(features: Sequence[Tensor]) -> list[Tensor]:
-        """Halve the first pyramid level and bring the last to the size of the one before."""
-        first, *middle, last = features
-        first = F.interpolate(first, scale_factor=0.5, mode='bilinear')
-        last = F.interpolate(last, size=middle[-1].shape[-2:], mode='bilinear')
-        return [first, *middle, last]
 
     def _forward_level(self, features: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """Logits (B, C, grid, grid) and kernels (B, D, grid, grid) of level (B, C', h, w)."""
@@ -203,7 +243,7 @@ class SOLOv2Head(BaseModule):
 
     # Training
 
-    def loss(self, features: Sequence[Tensor], mask_features: Tensor,
+    def loss(self, features: Sequence[Tensor], mask_features: MaskFeatures,
              data_samples: list) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_mask`` of pyramid levels and mask features (B, E, h, w)."""
         instances, _, _ = unpack_gt_instances(data_samples)
@@ -213,7 +253,7 @@ class SOLOv2Head(BaseModule):
         self,
         category_logits: Sequence[Tensor],
         kernels: Sequence[Tensor],
-        mask_features: Tensor,
+        mask_features: MaskFeatures,
         instances: list[InstanceData],
     ) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_mask`` of the outputs of ``forward`` (equation 2).
@@ -221,39 +261,62 @@ class SOLOv2Head(BaseModule):
         ``loss_cls`` is over the number of positive cells + 1; ``loss_mask`` adds up all pairs of
         cell and instance, over the number of positive cells, as in mmdet.
         """
-        size = [MASK_STRIDE * side for side in mask_features.shape[-2:]]
-        masks = [padded_masks(gt.masks, size, mask_features.device) for gt in instances]
+        size, device = input_size(mask_features), kernels[0].device
+        masks = [padded_masks(gt.masks, size, device) for gt in instances]
         targets = [
             self.assigner(
-                mask, gt.labels, gt.bboxes, num_grids=self.num_grids, background=self.num_classes
+                mask,
+                gt.labels,
+                gt.get('bboxes'),
+                num_grids=self.num_grids,
+                background=self.num_classes,
             ) for mask, gt in zip(masks, instances, strict=True)
         ]
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
+        if self.sync_avg_factor:
+            num_positive = reduce_mean(num_positive.float())
         labels = torch.stack([image.labels for image in targets])
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
             labels.flatten(),
             avg_factor=num_positive + 1,
         )
-        images = zip(mask_features, flatten_cells(kernels), masks, positives(targets), strict=True)
+        images = zip(
+            per_image(mask_features),
+            flatten_cells(kernels),
+            masks,
+            positives(targets),
+            strict=True,
+        )
         loss_mask = torch.cat([self._mask_losses(*image) for image in images])
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=1))
 
     def _mask_losses(
-        self, features: Tensor, kernels: Tensor, masks: Tensor, positive: tuple[Tensor, Tensor]
+        self,
+        features: MaskFeatures,
+        kernels: Tensor,
+        masks: Tensor,
+        positive: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Mask loss (p,) of an image's p positives: pairs of cell (p,) and instance (p,)."""
         cell, instance = positive
-        logits = dynamic_conv(features, kernels[cell], self.kernel_size)
-        targets = quarter_masks(masks)[instance]
+        logits = self._mask_logits(features, kernels, cell)
+        targets = self.assigner.mask_targets(masks)[instance]
         return self.loss_mask(logits.float(), targets, reduction_override='none')
+
+    def _mask_logits(self, features: MaskFeatures, kernels: Tensor, cell: Tensor) -> Tensor:
+        """Mask logits (n, h, w) of an image's kernels (cells, D) at cells (n,), level by level."""
+        if isinstance(features, Tensor):
+            return dynamic_conv(features, kernels[cell], self.kernel_size)
+        counts = torch.bincount(self.cell_levels[cell], minlength=len(features)).tolist()
+        return dynamic_conv_levels(features, kernels[cell], counts, self.kernel_size)
 
     # Prediction
 
     def predict(
         self,
         features: Sequence[Tensor],
-        mask_features: Tensor,
+        mask_features: MaskFeatures,
         data_samples: list,
         *,
         rescale: bool = True,
@@ -266,7 +329,7 @@ class SOLOv2Head(BaseModule):
         self,
         category_logits: Sequence[Tensor],
         kernels: Sequence[Tensor],
-        mask_features: Tensor,
+        mask_features: MaskFeatures,
         metas: list[dict],
         *,
         rescale: bool = True,
@@ -276,8 +339,9 @@ class SOLOv2Head(BaseModule):
         Each has n instances, the highest score first: ``scores`` (n,), ``labels`` (n,),
         ``bboxes`` (n, 4) xyxy around the masks, ``masks`` (n, H, W) bool or n RLE dicts.
         """
-        scores = flatten_cells([keep_peaks(level.float().sigmoid()) for level in category_logits])
-        images = zip(scores, flatten_cells(kernels), mask_features, strict=True)
+        keep = keep_symmetric_peaks if self.test_cfg['symmetric_peaks'] else keep_peaks
+        scores = flatten_cells([keep(level.float().sigmoid()) for level in category_logits])
+        images = zip(scores, flatten_cells(kernels), per_image(mask_features), strict=True)
         return [
             to_results(
                 self._rescore(self._candidates(*image)),
@@ -288,15 +352,16 @@ class SOLOv2Head(BaseModule):
             ) for image, meta in zip(images, metas, strict=True)
         ]
 
-    def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> Candidates:
+    def _candidates(self, scores: Tensor, kernels: Tensor, features: MaskFeatures) -> Candidates:
         """Cells (cells, C) above the threshold and with enough mask, scored by their maskness."""
         cell, label = (scores > self.test_cfg['score_thr']).nonzero(as_tuple=True)
-        masks = dynamic_conv(features, kernels[cell], self.kernel_size).float().sigmoid()
+        masks = self._mask_logits(features, kernels, cell).float().sigmoid()
         inside = masks > self.test_cfg['mask_thr']
         area = inside.sum((1, 2))
         maskness = (masks * inside).sum((1, 2)) / area
         candidates = Candidates(scores[cell, label] * maskness, label, masks)
-        return candidates[area > self.cell_strides[cell]]
+        smallest = self.test_cfg['min_mask_pixels']
+        return candidates[area > self.cell_strides[cell] if smallest is None else area >= smallest]
 
     def _rescore(self, candidates: Candidates) -> Candidates:
         """The best candidates after mask NMS, the highest score first."""

@@ -1,4 +1,4 @@
-"""The check of class numbers before training, validation and testing."""
+"""The check of class numbers, and the time of the mask NMS."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmsolov2.engine import ClassCheckHook
+from mmsolov2.engine import ClassCheckHook, NMSTimeHook
 from mmsolov2.errors import InputError
 
 
@@ -180,3 +180,36 @@ def test_wrapped_model(tmp_path):
 
 def test_hook_is_registered():
     assert isinstance(HOOKS.build(dict(type='mmsolov2.ClassCheckHook')), ClassCheckHook)
+
+
+class Suppressing(Toy):
+    """A model whose head has a mask NMS, called with 1, 2, 3, … candidates."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.mask_head.nms = lambda scores, labels, masks: scores / 2
+        self.count = 0
+
+    def forward(self, inputs, mode: str, **others):
+        self.count += 1
+        assert self.mask_head.nms(torch.ones(self.count), None, None).tolist() == [0.5] * self.count
+        return super().forward(inputs, mode, **others)
+
+
+def test_the_nms_is_timed(tmp_path):
+    model = Suppressing()
+    nms = model.mask_head.nms
+    testing = runner(tmp_path, model, test=RepeatDataset(Data(*TWO), times=3))
+    testing.register_hook(NMSTimeHook())
+    figures = testing.test()
+    assert figures['nms/candidates'] == 2
+    assert 0 < figures['nms/milliseconds'] < 1000
+    assert model.mask_head.nms is nms
+
+
+def test_a_model_without_nms_is_tested_as_ever(tmp_path):
+    for name, model in dict(head=Toy(2), none=Toy()).items():
+        (tmp_path / name).mkdir()
+        testing = runner(tmp_path / name, model, test=Data(*TWO))
+        testing.register_hook(NMSTimeHook())
+        assert 'nms/candidates' not in testing.test()

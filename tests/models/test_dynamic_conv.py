@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mmsolov2.models.dynamic_conv import dynamic_conv
+from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels
 
 
 def convolve_by_loops(features, kernels, size):
@@ -71,3 +72,18 @@ def test_kernels_may_be_slices_of_transposed_maps(size):
     features, maps = torch.randn(3, 4, 6), torch.randn(3 * size**2, 7)
     out = dynamic_conv(features, maps.T[2:5], size)
     torch.testing.assert_close(out, dynamic_conv(features, maps.T[2:5].contiguous(), size))
+
+
+@pytest.mark.parametrize('counts', [(2, 1, 3), (0, 2, 0), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize('size', [1, 3])
+def test_levels_have_kernels_of_their_own(size, counts):
+    levels = [torch.randn(3, 8, 12), torch.randn(3, 8, 12), torch.randn(3, 4, 6)]
+    kernels = torch.randn(sum(counts), 3 * size**2)
+    out = dynamic_conv_levels(levels, kernels, counts, size)
+    assert out.shape == (sum(counts), 8, 12)
+    parts = kernels.split(counts)
+    for level, part, found in zip(levels, parts, out.split(counts), strict=True):
+        for kernel, mask in zip(part, found, strict=True):
+            alone = dynamic_conv(level, kernel[None], size)[None]
+            expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)
+            torch.testing.assert_close(mask, expected[0, 0])

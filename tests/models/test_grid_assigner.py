@@ -8,7 +8,13 @@ import torch
 from scipy import ndimage
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mmsolov2.models.grid_assigner import GridAssigner, mass_centers, positives, quarter_masks
+from mmsolov2.models.grid_assigner import (
+    GridAssigner,
+    covering_masks,
+    mass_centers,
+    positives,
+    quarter_masks,
+)
 from mmsolov2.registry import TASK_UTILS
 
 F32 = np.float32
@@ -140,14 +146,14 @@ def table(targets, grid):
     return [text[start:start + grid] for start in range(0, grid * grid, grid)]
 
 
-def assign_drawn(masks, labels, grid, center_scale=0.2, boxes=None):
+def assign_drawn(masks, labels, grid=None, boxes=None, grids=None, **settings):
     masks = torch.stack(masks)
     if boxes is None:
         boxes = [box_around(mask) for mask in masks.numpy()]
-    assigner = GridAssigner(center_scale=center_scale, scale_ranges=((0, 64), ))
-    return assigner(
-        masks, torch.tensor(labels), torch.tensor(boxes).float(), num_grids=(grid, ), background=9
-    )
+    assigner = GridAssigner(**{'scale_ranges': ((0, 64), ), **settings})
+    boxes = torch.tensor(boxes).float()
+    grids = grids or (grid, )
+    return assigner(masks, torch.tensor(labels), boxes, num_grids=grids, background=9)
 
 
 SQUARE = draw(
@@ -284,6 +290,163 @@ def test_scale_ranges_include_both_ends(scale, levels):
     assert targets.labels.tolist() == [1 if level in levels else 9 for level in range(3)]
 
 
+# Options
+
+
+def loops_with_owner(masks, boxes, assigner, grids, pairs):
+    """Of the pairs of cell and instance those that are the cell's owner's."""
+    kept = []
+    firsts = np.cumsum([0] + [grid**2 for grid in grids])
+    for cell, i in pairs:
+        level = np.searchsorted(firsts, cell, 'right') - 1
+        claims = [other for same, other in pairs if same == cell]
+        kept.append(i == owner_of(cell - firsts[level], grids[level], claims, masks, assigner))
+    return [pair for pair, keep in zip(pairs, kept, strict=True) if keep]
+
+
+def owner_of(cell, grid, claims, masks, assigner):
+    """The instance that a cell goes to; of equal ones the last."""
+    if assigner.owner == 'last':
+        return claims[-1]
+    if assigner.owner == 'smallest':
+        costs = [masks[i].sum() for i in claims]
+    else:
+        middle = np.array([cell // grid + 0.5, cell % grid + 0.5])
+        centers = [np.array(center_of(masks[i])) * grid / masks.shape[1:] for i in claims]
+        costs = [((center - middle)**2).sum() for center in centers]
+    return min(zip(np.round(costs, 4), [-i for i in claims], strict=True))[1] * -1
+
+
+@pytest.mark.parametrize('owner', ['last', 'smallest', 'nearest'])
+def test_owners_equal_loops(owner):
+    rng = np.random.default_rng(0)
+    shared = 0
+    for _ in range(150):
+        masks, labels, boxes, assigner, grids = random_case(rng)
+        all_pairs = assign_by_loops(masks, labels, boxes, assigner, grids, 7)[1]
+        assigner.owner = owner
+        expected = loops_with_owner(masks, boxes, assigner, grids, all_pairs)
+        targets = assign(masks, labels, boxes, assigner, grids)
+        ((cell, instance), ) = positives([targets])
+        assert list(zip(cell.tolist(), instance.tolist(), strict=True)) == expected
+        assert targets.num_positive == len(expected) == len(set(cell.tolist()))
+        assert torch.equal(targets.labels[cell], torch.from_numpy(labels)[instance])
+        assert (targets.labels != 7).sum() == (targets.labels[cell] != 7).sum()
+        shared += len(all_pairs) - len(expected)
+    assert shared > 100
+
+
+SMALL = draw(*['........'] * 3, '..##....', '..##....', *['........'] * 3)
+TALL = draw(*['...#....'] * 8)
+
+
+@pytest.mark.parametrize(
+    ('owner', 'first', 'second'),
+    [
+        (None, 2, [0, 1]),  # the label of the last, the masks of both
+        ('last', 2, [1]),
+        ('smallest', 5, [0]),  # 4 pixels against 8
+        ('nearest', 2, [1]),  # centres (3.5, 2.5) and (3.5, 3), the middle of the cell (3, 3)
+    ],
+)
+def test_who_gets_a_cell_that_two_claim(owner, first, second):
+    """Both centres are in cell (1, 1) of 4x4."""
+    boxes = [(3, 3, 3, 3)] * 2  # points: each claims the cell of its centre alone
+    targets = assign_drawn([SMALL, TALL], [5, 2], grid=4, boxes=boxes, owner=owner)
+    assert table(targets, 4) == ['....', f'.{first}..', '....', '....']
+    assert positives([targets])[0][1].tolist() == second
+
+
+def test_of_equal_claims_the_last_one_wins():
+    boxes = [(3, 3, 3, 3)] * 2
+    for owner in ('last', 'smallest', 'nearest'):
+        targets = assign_drawn([SMALL, SMALL], [5, 2], grid=4, boxes=boxes, owner=owner)
+        assert positives([targets])[0][1].tolist() == [1]
+
+
+DOT = draw('....', '....', '....', '...#')  # a corner: not among the central 2x2 pixels
+
+
+@pytest.mark.parametrize(('vanishing', 'label', 'target'), [('keep', '7', 0), ('drop', '.', 0),
+                                                            ('cover', '7', 1)])
+def test_instances_that_vanish_at_a_quarter(vanishing, label, target):
+    assert not quarter_masks(DOT[None]).any()
+    boxes = [(3, 3, 4, 4)]
+    targets = assign_drawn([DOT], [7], grid=1, boxes=boxes, vanishing=vanishing)
+    assert table(targets, 1) == [label]
+    assert targets.num_positive == (label == '7')
+    masks = GridAssigner(vanishing=vanishing).mask_targets(DOT[None])
+    assert masks.tolist() == [[[bool(target)]]]
+
+
+def test_only_what_vanishes_is_covered():
+    """The square stays as it is although it touches four more 4x4 blocks than it fills."""
+    square = torch.zeros(12, 12, dtype=torch.bool)
+    square[3:9, 3:9] = True
+    dot = torch.zeros(12, 12, dtype=torch.bool)
+    dot[0, 11] = True
+    targets = GridAssigner(vanishing='cover').mask_targets(torch.stack([square, dot]))
+    assert torch.equal(targets[0], quarter_masks(square[None])[0])
+    assert targets[0].sum() < 9
+    assert targets[1].nonzero().tolist() == [[0, 2]]
+    assert GridAssigner(vanishing='cover').mask_targets(dot[None][:0]).shape == (0, 3, 3)
+
+
+def test_covering_masks_equal_loops():
+    masks = torch.rand(5, 12, 20) < 0.05
+    found = covering_masks(masks)
+    for n, y, x in np.ndindex(5, 3, 5):
+        assert found[n, y, x] == masks[n, 4 * y:4 * y + 4, 4 * x:4 * x + 4].any()
+
+
+@pytest.mark.parametrize(('open_ended', 'label'), [(False, 9), (True, 7)])
+def test_instances_beyond_the_last_range(open_ended, label):
+    """The square's size is 4, the last range ends with 3."""
+    ranges = ((0, 2), (1, 3))
+    targets = assign_drawn([SQUARE], [7], grids=(1, 1), scale_ranges=ranges, open_ended=open_ended)
+    assert targets.labels.tolist() == [9, label]
+
+
+@pytest.mark.parametrize(('half_pixel', 'cells'), [(False, ['7.', '..']), (True, ['..', '.7'])])
+def test_the_half_pixel_moves_centres_to_where_the_grid_is(half_pixel, cells):
+    """Pixels 1 and 2 of 4: whole pixels put the centre at 1.5, in cell 0; it is 2, in cell 1."""
+    square = draw('....', '.##.', '.##.', '....')
+    targets = assign_drawn([square], [7], grid=2, boxes=[(2, 2, 2, 2)], half_pixel=half_pixel)
+    assert table(targets, 2) == cells
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_without_boxes_those_of_the_masks_are_taken(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        masks, labels, _, assigner, grids = random_case(rng)
+        boxes = np.array([box_around(mask) for mask in masks], F32).reshape(len(masks), 4)
+        expected = assign(masks, labels, boxes, assigner, grids)
+        tensors = (torch.from_numpy(array) for array in (masks, labels))
+        found = assigner(*tensors, num_grids=grids, background=7)
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+EVERY_OPTION = dict(vanishing='drop', open_ended=True, half_pixel=True)
+
+
+@pytest.mark.parametrize('owner', ['last', 'smallest', 'nearest'])
+def test_options_never_wait_for_the_device(owner):
+    with FakeTensorMode():
+        masks, labels, _ = instances_on('cpu')
+        assigner = GridAssigner(owner=owner, **EVERY_OPTION)
+        assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
+        GridAssigner(vanishing='cover').mask_targets(masks)
+
+
+@pytest.mark.parametrize('owner', ['last', 'smallest', 'nearest'])
+def test_options_without_instances(owner):
+    masks, labels, _ = instances_on('cpu', n=0)
+    assigner = GridAssigner(owner=owner, **EVERY_OPTION)
+    targets = assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
+    assert targets.labels.tolist() == [80] * 55
+
+
 # Sizes, devices, errors
 
 
@@ -347,6 +510,8 @@ def test_assigning_stays_on_the_device():
         dict(scale_ranges=((1, 96), (48, 48))),
         dict(scale_ranges=((96, 1), )),
         dict(scale_ranges=((-1, 96), )),
+        dict(owner='first'),
+        dict(vanishing=None),
     ],
     ids=str,
 )
@@ -371,6 +536,7 @@ def test_settings_have_the_published_defaults():
     assigner = GridAssigner()
     assert assigner.center_scale == 0.2
     assert assigner.scale_ranges == ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+    assert (assigner.owner, assigner.vanishing, assigner.half_pixel) == (None, 'keep', False)
 
 
 # Centres and quarter masks

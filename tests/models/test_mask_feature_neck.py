@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsolov2.models.mask_feature_neck import MaskFeatureNeck
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 
 CHANNELS = 6
 
@@ -146,3 +146,71 @@ def test_convolutions_without_normalisation_have_a_bias():
     neck = make_neck(norm_cfg=None)
     assert neck.conv_pred.conv.bias.shape == (12, )
     assert neck(pyramid(32, 32)).shape == (2, 12, 8, 8)
+
+
+# Separate features
+
+
+def make_separate(**settings):
+    norm = dict(type='GN', num_groups=4)
+    channels = dict(in_channels=CHANNELS, feat_channels=8, out_channels=12)
+    neck = SeparateMaskFeatureNeck(**{**channels, 'norm_cfg': norm, **settings})
+    for parameter in neck.parameters():
+        torch.nn.init.normal_(parameter)
+    return neck
+
+
+def separate_by_hand(parameters, features, stacked_convs, use_coords):
+    """Level by level: to the head's stride, through the convolutions, and twice as large."""
+    halved = F.interpolate(features[0], scale_factor=0.5, mode='bilinear')
+    last = enlarge(features[4], features[3].shape[-2:])
+    sizes = [features[i].shape[-2:] for i in (0, 0, 1, 2, 2)]
+    outs = []
+    for x, size in zip([halved, *features[1:4], last], sizes, strict=True):
+        if use_coords:
+            x = with_coordinates(x)
+        for i in range(stacked_convs):
+            x = layer(parameters, f'convs.{i}', x)
+        outs.append(layer(parameters, 'conv_pred', enlarge(x, size), padding=0))
+    return outs
+
+
+@pytest.mark.parametrize(
+    ('size', 'stacked_convs', 'use_coords'),
+    [((64, 96), 7, True), ((75, 133), 7, True), ((64, 64), 2, False)],
+    ids=str,
+)
+def test_separate_features_equal_plain_functions(size, stacked_convs, use_coords):
+    features = pyramid(*size)
+    neck = make_separate(stacked_convs=stacked_convs, use_coords=use_coords)
+    expected = separate_by_hand(neck.state_dict(), features, stacked_convs, use_coords)
+    with torch.no_grad():
+        outs = neck(features)
+    assert [level.shape[-2:] for level in outs] == [features[i].shape[-2:] for i in (0, 0, 1, 2, 2)]
+    for out, level in zip(outs, expected, strict=True):
+        torch.testing.assert_close(out, level)
+
+
+def test_separate_features_are_seven_shared_convolutions():
+    neck = SeparateMaskFeatureNeck()
+    shapes = [tuple(conv.conv.weight.shape) for conv in neck.convs]
+    assert shapes == [(128, 258, 3, 3)] + [(128, 128, 3, 3)] * 6
+    assert neck.conv_pred.conv.weight.shape == (256, 128, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(stacked_convs=0), 'stacked_convs >= 1 and num_levels >= 3, not 0 and 5'),
+        (dict(num_levels=2), 'not 7 and 2'),
+    ],
+    ids=str,
+)
+def test_impossible_separate_features_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_separate(**settings)
+
+
+def test_separate_features_of_other_levels_are_refused():
+    with pytest.raises(ValueError, match='the neck gives 4 levels: set num_levels=4, or neck.num_'):
+        make_separate()(pyramid(64, 64, num_levels=4))

@@ -142,6 +142,52 @@ def test_the_head_has_the_settings_of_testing(model):
         build(test_cfg__kernel='gaussian')
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(neck__out_channels=32), 'neck.out_channels is 32, but mask_neck.in_channels is 64'),
+        (dict(mask_neck__in_channels=32), 'is 64, but mask_neck.in_channels is 32'),
+        (dict(mask_head__in_channels=32), 'is 64, but mask_head.in_channels is 32'),
+        (
+            dict(mask_head__mask_channels=256
+                 ), 'mask_neck.out_channels is 64, but mask_head.mask_channels is 256'
+        ),
+    ],
+    ids=str,
+)
+def test_parts_of_different_widths_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(**settings)
+
+
+def separate(**settings):
+    neck = dict(in_channels=64, feat_channels=32, out_channels=64, **settings)
+    return dict(mask_neck=dict(_delete_=True, type='mmsolov2.SeparateMaskFeatureNeck', **neck))
+
+
+def build_separate(**settings):
+    config = Config.fromfile(CONFIG)
+    changes = {name: value for name, value in SMALL.items() if 'mask_neck' not in name}
+    config.merge_from_dict({f'model.{name}': value for name, value in changes.items()})
+    model = Config._merge_a_into_b(separate(**settings), config.model.to_dict())
+    return MODELS.build(model)
+
+
+def test_separate_features_train_and_predict():
+    detector = build_separate()
+    losses = detector(**batch(detector, True), mode='loss')
+    sum(losses.values()).backward()
+    assert all(one.grad is not None for one in detector.mask_neck.parameters())
+    with torch.no_grad():
+        results = detector.eval()(**batch(detector, False), mode='predict')
+    assert [one.pred_instances.masks.shape[1:] for one in results] == [(128, 192), (25, 30)]
+
+
+def test_separate_features_of_other_levels_are_refused():
+    with pytest.raises(ValueError, match='num_levels is 4, but mask_head.num_grids has 5 levels'):
+        build_separate(num_levels=4)
+
+
 def test_configs_are_not_modified():
     config = Config.fromfile(CONFIG)
     config.merge_from_dict({f'model.{name}': value for name, value in SMALL.items()})

@@ -12,8 +12,14 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmsolov2.models.grid_assigner import positives, quarter_masks
-from mmsolov2.models.mask_feature_neck import MaskFeatureNeck
-from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells, keep_peaks, padded_masks
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
+from mmsolov2.models.solov2_head import (
+    SOLOv2Head,
+    flatten_cells,
+    keep_peaks,
+    keep_symmetric_peaks,
+    padded_masks,
+)
 
 GRIDS = (10, 8, 6, 4, 3)
 SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
@@ -38,8 +44,8 @@ def make_head(**settings):
     return SOLOv2Head(**{**SETTINGS, **settings})
 
 
-def make_mask_neck(**settings):
-    return MaskFeatureNeck(in_channels=32, feat_channels=32, out_channels=64, **settings)
+def make_mask_neck(kind=MaskFeatureNeck, **settings):
+    return kind(in_channels=32, feat_channels=32, out_channels=64, **settings)
 
 
 def lively_head(**settings):
@@ -104,6 +110,19 @@ def test_peaks_by_hand():
     assert keep_peaks(scores[None, None])[0, 0].tolist() == [[5, 0, 6], [5, 0, 0], [0, 0, 9]]
 
 
+def test_symmetric_peaks_by_hand():
+    """A peak looks all around; equal neighbours both stay."""
+    scores = torch.tensor([[5.0, 4, 6], [5, 1, 2], [3, 2, 9]])
+    assert keep_symmetric_peaks(scores[None, None])[0, 0].tolist() == [
+        [5, 0, 6],
+        [5, 0, 0],
+        [0, 0, 9],
+    ]
+    falling = torch.tensor([[3.0, 2, 1], [2, 4, 1], [1, 1, 2]])[None, None]
+    assert keep_peaks(falling)[0, 0].tolist() == [[3, 0, 0], [0, 4, 0], [0, 0, 0]]
+    assert keep_symmetric_peaks(falling)[0, 0].tolist() == [[0, 0, 0], [0, 4, 0], [0, 0, 0]]
+
+
 def test_cells_come_level_by_level_and_row_by_row():
     first = torch.tensor([[[[1, 2], [3, 4]], [[10, 20], [30, 40]]]])
     second = torch.tensor([[[[5]], [[50]]]])
@@ -135,6 +154,12 @@ def test_masks_are_padded_at_the_right_and_below():
         (dict(test_cfg=dict(mask_format='png')), "mask_format must be .*not 'png'"),
         (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be at least 1.*not 0'),
         (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be at least 1.*not -1'),
+        (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be at least 1.*not 0'),
+        (
+            dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrxNMS'))),
+            "no type 'mmsolov2.MatrxNMS'; there are .*FastMaskNMS.*HardMaskNMS.*MatrixNMS.*SoftMask"
+        ),
+        (dict(test_cfg=dict(nms=dict(sigma=2.0))), 'test_cfg.nms has no type None'),
         (dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrixNMS', kernel='hard'))), "not 'hard'"),
     ],
     ids=str,
@@ -165,8 +190,10 @@ def test_settings_of_testing_have_the_published_defaults():
         max_per_img=7,
         nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
         mask_format='bitmap',
+        min_mask_pixels=None,
+        symmetric_peaks=False,
     )
-    assert (head.nms.kernel, head.nms.sigma) == ('gaussian', 2.0)
+    assert head.nms.settings == dict(kernel='gaussian', sigma=2.0, class_agnostic=False)
     assert make_head().test_cfg['max_per_img'] == 100
 
 
@@ -322,10 +349,22 @@ def test_every_parameter_and_every_level_learns_from_instances():
         assert all(parameter.grad.any() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize('settings', [dict(), dict(kernel_size=3), dict(use_coords=False)], ids=str)
-def test_the_losses_fall(settings):
-    head = make_head(**settings)
-    neck = make_mask_neck(use_coords=settings.get('use_coords', True))
+VARIANTS = {
+    'default': ({}, {}),
+    '3x3': (dict(kernel_size=3), {}),
+    'no coordinates': (dict(use_coords=False), dict(use_coords=False)),
+    'coordinates of the kernel': ({}, dict(use_coords=False)),
+    'coordinates of the features': (dict(use_coords=False), {}),
+    'separate': ({}, dict(kind=SeparateMaskFeatureNeck)),
+    'separate, 3x3': (dict(kernel_size=3), dict(kind=SeparateMaskFeatureNeck)),
+    'deformable': (dict(conv_cfg=dict(type='DCNv2')), dict(conv_cfg=dict(type='DCNv2'))),
+    'deformable at the end': (dict(last_conv_cfg=dict(type='DCN')), {}),
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS.values(), ids=VARIANTS)
+def test_the_losses_fall(variant):
+    head, neck = make_head(**variant[0]), make_mask_neck(**variant[1])
     optimizer = torch.optim.SGD([*head.parameters(), *neck.parameters()], lr=0.05, momentum=0.9)
     features, samples = pyramid(), samples_of(SOME, OTHERS)
     history = []
@@ -362,6 +401,43 @@ def test_the_mask_loss_of_half_precision_outputs_is_computed_in_float32(dtype):
     halves = [level.to(dtype) for level in kernels]
     loss = head.loss_by_feat(logits, halves, features, instances)['loss_mask']
     torch.testing.assert_close(loss, expected)
+
+
+def test_losses_need_no_boxes():
+    head, features = lively_head(), mask_features()
+    outputs = head(pyramid())
+    instances = [sample.gt_instances for sample in samples_of(SOME, OTHERS)]
+    expected = head.loss_by_feat(*outputs, features, instances)
+    for gt in instances:
+        del gt.bboxes
+    losses = head.loss_by_feat(*outputs, features, instances)
+    assert all(torch.equal(losses[name], expected[name]) for name in expected)
+
+
+def test_the_number_of_positives_can_be_that_of_all_processes(monkeypatch):
+    """The other process has none: with the mean of both, the mask loss counts double."""
+    monkeypatch.setattr('mmsolov2.models.solov2_head.reduce_mean', lambda number: number / 2)
+    features, instances = mask_features(), [one.gt_instances for one in samples_of(SOME, OTHERS)]
+    head = lively_head()
+    outputs = head(pyramid())
+    own = head.loss_by_feat(*outputs, features, instances)
+    head.sync_avg_factor = True
+    both = head.loss_by_feat(*outputs, features, instances)
+    torch.testing.assert_close(both['loss_mask'], 2 * own['loss_mask'])
+    assert own['loss_cls'] < both['loss_cls'] < 2 * own['loss_cls']
+
+
+def test_covered_instances_are_what_the_mask_loss_sees():
+    """An instance of one pixel vanishes at a quarter: its Dice loss is 1 whatever is predicted."""
+    features = mask_features().requires_grad_()
+    instances = [one.gt_instances for one in samples_of([(3, 3, 4, 4)], [])]
+    gradients = {}
+    for vanishing in ('keep', 'cover'):
+        assigner = {**SETTINGS['assigner'], 'vanishing': vanishing}
+        head = lively_head(assigner=assigner)
+        loss = head.loss_by_feat(*head(pyramid()), features, instances)['loss_mask']
+        gradients[vanishing] = torch.autograd.grad(loss, features)[0].abs().max()
+    assert 100 * gradients['keep'] < gradients['cover']
 
 
 # Predictions
@@ -425,6 +501,33 @@ def test_masks_need_more_pixels_than_the_stride_of_their_level(level, stride):
     more = Drawing().add(0, (0, 1), (0, stride), level=level)
     more.features[0, 0, 1, 0] = 20
     assert len(more.results()) == 1
+
+
+@pytest.mark.parametrize(('smallest', 'found'), [(None, 0), (4, 0), (3, 1), (1, 1)])
+def test_the_smallest_mask_can_be_set(smallest, found):
+    drawing = Drawing().add(0, (0, 1), (0, 3))
+    assert len(drawing.results(min_mask_pixels=smallest)) == found
+
+
+def test_an_empty_mask_is_no_result_however_small_masks_may_be():
+    assert len(Drawing().add(0, (0, 0), (0, 0)).results(min_mask_pixels=1)) == 0
+
+
+@pytest.mark.parametrize(('symmetric', 'labels'), [(False, [1, 1]), (True, [1])])
+def test_peaks_all_around(symmetric, labels):
+    """The better cell is below and at the right: the published comparison does not see it."""
+    drawing = Drawing().add(0, (0, 8), (0, 8), cell=(1, 1), logit=1.0, label=1)
+    drawing.add(1, (20, 28), (20, 28), cell=(2, 2), logit=2.0, label=1)
+    assert drawing.results(symmetric_peaks=symmetric).labels.tolist() == labels
+
+
+def test_the_nms_of_the_config_is_used():
+    """Masks of 64 and 56 pixels, one inside the other, of two classes."""
+    drawing = Drawing().add(0, (0, 8), (0, 8), cell=(0, 0), label=0)
+    drawing.add(1, (0, 8), (0, 7), cell=(4, 4), label=1, logit=1.0)
+    hard = dict(type='mmsolov2.HardMaskNMS', iou_thr=0.5)
+    assert drawing.results(nms=hard).labels.tolist() == [0, 1]
+    assert drawing.results(nms=dict(**hard, class_agnostic=True)).labels.tolist() == [0]
 
 
 def test_an_empty_mask_is_no_result():
@@ -576,6 +679,35 @@ def test_an_image_without_instances_beside_one_with_some():
     nobody, somebody = head.predict_by_feat(logits, kernels, features, [meta, meta])
     assert len(nobody) == 0
     assert somebody.labels.tolist() == [1, 0, 2]
+
+
+@torch.no_grad()
+def test_separate_features_are_convolved_with_kernels_of_their_level():
+    """The same cell of two levels: each finds the rectangle of its own level's features."""
+    first = Drawing().add(0, (4, 12), (8, 20), level=0)
+    second = Drawing().add(0, (2, 6), (4, 10), level=2, label=1, logit=1.0)
+    features = [torch.full((1, 4, *SIZES[i]), -20.0) for i in (0, 0, 1, 2, 2)]
+    features[0], features[2][0, 0, 2:6, 4:10] = first.features, 20.0
+    logits = [torch.maximum(*pair) for pair in zip(first.logits, second.logits, strict=True)]
+    kernels = [torch.maximum(*pair) for pair in zip(first.kernels, second.kernels, strict=True)]
+    meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
+    head = make_head(mask_channels=4)
+    (results, ) = head.predict_by_feat(logits, kernels, features, [meta])
+    assert results.labels.tolist() == [0, 1]
+    assert results.bboxes.tolist() == [[32, 16, 80, 48]] * 2
+
+
+@torch.no_grad()
+def test_predictions_of_separate_features_do_not_depend_on_the_batch():
+    head, neck = lively_head(), make_mask_neck(kind=SeparateMaskFeatureNeck).eval()
+    levels = pyramid()
+    together = head.predict(levels, neck(levels), metas(2))
+    for b, result in enumerate(together):
+        alone = [level[b:b + 1] for level in levels]
+        (expected, ) = head.predict(alone, neck(alone), metas(1))
+        assert len(result) > 5
+        assert torch.equal(result.labels, expected.labels)
+        assert (result.masks != expected.masks).float().mean() < 1e-3
 
 
 @torch.no_grad()

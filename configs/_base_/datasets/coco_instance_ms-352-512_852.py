@@ -1,0 +1,28 @@
+# The light deformable model: the short side jittered from 352 to 512 pixels, the long side up to
+# 852, tested at 512 (SOLOv2, section 4.3).
+_base_ = './coco_instance.py'
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='mmsolov2.MatchAnnotatedSize'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(852, short) for short in (512, 480, 448, 416, 384, 352)],
+        resize_type='mmsolov2.Resize',
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='mmsolov2.MatchAnnotatedSize'),
+    dict(type='mmsolov2.Resize', scale=(852, 512), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
