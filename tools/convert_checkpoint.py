@@ -1,0 +1,110 @@
+"""Convert a SOLOv2 checkpoint of MMDetection, WXinlong/SOLO or AdelaiDet for mmsolov2.
+
+    python tools/convert_checkpoint.py IN OUT
+
+says which format IN has, which model it is, how its images must be prepared, and which config has
+all that, and writes the same into OUT, under ``meta``. Every entry of IN gets its place, or nothing
+is written; the exit status is then 2. IN is read with torch's safe loader: it cannot run code.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmsolov2.apis.convert import convert, report, to_checkpoint
+from mmsolov2.engine import AtomicLocalBackend
+from mmsolov2.engine.checkpoint import TORCH_MAGICS
+from mmsolov2.errors import InputError, exit_with_message
+
+
+def check_paths(source: str, out: Path, *, force: bool) -> None:
+    """Raise InputError if OUT is IN, or is there already and must not be replaced."""
+    if os.path.realpath(source) == os.path.realpath(out):
+        raise InputError(f'{out}: OUT is IN itself, which is never replaced; give another OUT')
+    if out.is_dir() or (out.exists() and not force):
+        remedy = 'a file' if out.is_dir() else 'another OUT, or --force to replace it'
+        raise InputError(f'{out}: this is there already; give {remedy}')
+
+
+def read(source: str) -> Mapping:
+    """The checkpoint of a file or address.
+
+    Raises:
+        InputError: if it cannot be read safely.
+    """
+    if is_pickle(Path(source)):
+        raise InputError(
+            f'{source}: this is a pickle, as of the model zoo of detectron2; reading one can run '
+            "any code, so it is not read. AdelaiDet's SOLOv2 is published as .pth; where you trust "
+            "the file, torch.save(dict(model=pickle.load(file)['model']), 'new.pth') makes one"
+        )
+    return CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle that torch has not written."""
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        start = file.read(8)
+    return start.startswith(b'\x80') and not start.startswith(TORCH_MAGICS)
+
+
+def write(checkpoint: dict, out: Path) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    data = io.BytesIO()
+    torch.save(checkpoint, data)
+    try:
+        AtomicLocalBackend().put(data.getbuffer(), out)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(f'{out}.unfinished')
+        raise InputError(
+            f'{out}: it cannot be written ({error.strerror}); give another OUT'
+        ) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert as the command line says; the exit status."""
+    check_paths(args.source, args.out, force=args.force)
+    checkpoint = read(args.source)
+    try:
+        conversion = convert(checkpoint)
+    except InputError as error:
+        raise InputError(f'{args.source}: {error}') from error
+    write(to_checkpoint(conversion), args.out)
+    print(f'{report(conversion)}\nwritten: {args.out}')
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition('\n')[0],
+        epilog=__doc__.partition('\n\n')[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('source', metavar='IN', help='checkpoint file (.pth) or address')
+    parser.add_argument('out', metavar='OUT', type=Path, help='file to write; folders are made')
+    parser.add_argument('--force', action='store_true', help='replace OUT if it is there')
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    with exit_with_message(args.source):
+        return run(args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
