@@ -14,6 +14,10 @@ from torch import nn
 from mmsolov2.errors import InputError
 
 ADDRESSES = ('http://', 'https://')
+FOREIGN = (  # what only other SOLOv2 code calls its parts
+    'bbox_head.kernel_convs.', 'bbox_head.solo_', 'mask_feat_head.', 'ins_head.',
+    'mask_head.convs_all_levels.'
+)
 TORCH_MAGICS = (b'PK\x03\x04', b'\x80\x02\x8a\nl\xfc\x9c')  # torch's zip and its older format
 
 
@@ -128,8 +132,20 @@ def read_matching(model: nn.Module, filename: str) -> tuple[dict, dict]:
 
 
 def with_mask_neck(weights: Mapping, prefix: str = '') -> dict:
-    """A state dict with mmdet's name of the mask features changed to ours."""
+    """A state dict with mmdet's name of the mask features changed to ours.
+
+    Raises:
+        InputError: if it is of other SOLOv2 code, or was converted by half.
+    """
     theirs, ours = f'{prefix}mask_head.mask_feature_head.', f'{prefix}mask_neck.'
+    foreign = [name for name in weights if name.removeprefix(prefix).startswith(FOREIGN)]
+    if any(name.startswith(ours) for name in weights):
+        foreign += [name for name in weights if name.startswith(theirs)]
+    if foreign:
+        raise InputError(
+            f'the checkpoint has {len(foreign)} entries of other SOLOv2 code, {foreign[0]} first: '
+            'convert the file as it was published, tools/convert_checkpoint.py IN OUT'
+        )
     return {
         ours + name.removeprefix(theirs) if name.startswith(theirs) else name: value
         for name, value in weights.items()

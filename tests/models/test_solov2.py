@@ -143,6 +143,26 @@ def test_the_head_has_the_settings_of_testing(model):
 
 
 @pytest.mark.parametrize(
+    ('theirs', 'ours'),
+    [
+        ('bbox_head.kernel_convs', 'mask_head.kernel_convs'),
+        ('bbox_head.solo_kernel', 'mask_head.conv_kernel'),
+        ('mask_feat_head', 'mask_neck'),
+        ('ins_head.kernel_tower', 'mask_head.kernel_convs'),
+        ('mask_head.convs_all_levels', 'mask_neck.convs_all_levels'),
+        ('mask_head.mask_feature_head.conv_pred', 'mask_neck.conv_pred'),  # the rest is ours
+    ],
+)
+def test_a_checkpoint_converted_by_half_is_refused(model, theirs, ours, tmp_path):
+    """Most entries match: only the names tell that the rest is of other code."""
+    weights = {name.replace(ours, theirs): value for name, value in model.state_dict().items()}
+    file = tmp_path / 'half.pth'
+    torch.save(dict(state_dict=weights), file)
+    with pytest.raises(InputError, match=f'of other SOLOv2 code, {theirs}.*convert_checkpoint.py'):
+        load_checkpoint(build(), str(file))
+
+
+@pytest.mark.parametrize(
     ('settings', 'message'),
     [
         (dict(neck__out_channels=32), 'neck.out_channels is 32, but mask_neck.in_channels is 64'),
