@@ -147,6 +147,15 @@ def test_mim_finds_a_shipped_config_by_its_name(run, tiny_shapes):
         run(*command)
 
 
+def test_mim_finds_the_addresses_of_the_weights(run):
+    """What ``mim download`` looks up before it goes to the network."""
+    look_up = (
+        "from mim.commands.search import get_model_info; print(get_model_info('mmsolov2', "
+        "shown_fields=['weight', 'config'], to_dict=True)['solov2_r50_fpn_1x_coco']['weight'])"
+    )
+    assert 'https://download.openmmlab.com/mmdetection/v2.0/solov2/' in run('-c', look_up)
+
+
 def test_the_stack_uses_our_configs_and_users_inherit_them(config, checkpoint, run, tiny_shapes):
     inherited = []
     for name, (backbone, channels) in BACKBONES.items():

@@ -28,6 +28,7 @@ from mmsolov2.apis import load_config
 from mmsolov2.apis.overlay import draw_labels, instance_color, outline, tint
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.grid_assigner import positives
+from mmsolov2.models.mask_results import tight_boxes
 from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
 
@@ -96,11 +97,13 @@ def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence
     data = padding(pseudo_collate([sample]), training=True)
     image, ground_truth = data['inputs'][0], data['data_samples'][0].gt_instances
     masks = padded_masks(ground_truth.masks, image.shape[-2:], image.device)
+    boxes = ground_truth.get('bboxes')
+    boxes = tight_boxes(masks) if boxes is None else boxes
     assigner = TASK_UTILS.build(head.assigner)
     targets = assigner(
         masks,
         ground_truth.labels,
-        ground_truth.bboxes,
+        boxes,
         num_grids=head.num_grids,
         background=head.num_classes,
     )
@@ -109,7 +112,7 @@ def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence
         name=Path(data['data_samples'][0].img_path).name,
         image=np.ascontiguousarray(image.permute(1, 2, 0).byte().numpy()),
         masks=masks.numpy(),
-        boxes=ground_truth.bboxes.numpy(),
+        boxes=boxes.numpy(),
         classes=[classes[label] for label in ground_truth.labels],
         levels=split_levels(cell.numpy(), instance.numpy(), head.num_grids, assigner.scale_ranges),
     )

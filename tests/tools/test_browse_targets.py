@@ -76,6 +76,15 @@ def test_instances_without_a_cell_are_told(browse):
     assert 'by level: 0 0 0 0 0, claimed by several: 0' in lines[0]
 
 
+def test_targets_without_boxes_are_those_of_the_masks(browse):
+    """Shapes' boxes are around their masks, up to the rounding of the resize."""
+    expected, _ = browse('--num', '3')
+    lines, _ = browse(
+        '--num', '3', settings=('train_dataloader.dataset.pipeline.2.with_bbox=False', )
+    )
+    assert lines[-1] == expected[-1]
+
+
 def test_a_missing_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         tool.main([CONFIG, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/'])

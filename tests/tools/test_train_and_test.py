@@ -77,6 +77,15 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_with_the_same_losses
     assert losses(resumed.stdout + resumed.stderr) == expected
 
 
+def test_training_needs_no_boxes(tiny_config, run_python, tmp_path):
+    result = run_python(
+        'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options',
+        'train_dataloader.dataset.pipeline.2.with_bbox=False', 'train_cfg.max_epochs=1'
+    )
+    log = result.stdout + result.stderr
+    assert len(losses(log)) == 4 and (tmp_path / 'epoch_1.pth').is_file()
+
+
 def test_one_and_two_processes_give_the_same_figures(trained, tiny_config, run_python, tmp_path):
     checkpoint = trained[1] / 'epoch_3.pth'
     out = tmp_path / 'predictions.pkl'

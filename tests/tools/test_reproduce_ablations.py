@@ -1,0 +1,212 @@
+"""Rows over any base, runs that go on where they ended, and the table."""
+
+import importlib.util
+import json
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+
+from mmsolov2.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SHAPES = ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py'
+
+spec = importlib.util.spec_from_file_location('ablations', ROOT / 'tools/reproduce_ablations.py')
+ablations = importlib.util.module_from_spec(spec)
+sys.modules['ablations'] = ablations
+spec.loader.exec_module(ablations)
+
+
+def arguments(tmp_path, *rows: str, config=SHAPES, **options) -> Namespace:
+    defaults = dict(seeds=[0, 1], epochs=None, jobs=2, gpus=0, cfg_options=None)
+    settings = {**defaults, **options, 'rows': rows, 'config': str(config)}
+    return Namespace(**settings, out_dir=str(tmp_path / 'out'))
+
+
+# Rows and configs
+
+
+def test_every_leaf_is_a_row_and_every_row_a_leaf():
+    leaves = {path.stem for path in (ROOT / 'configs/ablations').glob('*.py')}
+    leaves |= {path.stem for path in (ROOT / 'configs/compare').glob('*.py')}
+    assert {ablations.row_file(row) for row in ablations.ROWS if row != 'default'} == leaves
+
+
+@pytest.mark.parametrize(
+    ('names', 'rows'),
+    [
+        (['coords'], ['coords-none', 'coords-kernel', 'coords-feature', 'coords-both']),
+        (['nms-fast', 'default', 'nms-hard'], ['default', 'nms-hard', 'nms-fast']),
+    ],
+)
+def test_rows_are_chosen_by_name_or_first_word(names, rows):
+    assert ablations.chosen_rows(names) == rows
+
+
+def test_unknown_rows_are_refused():
+    with pytest.raises(InputError, match=r"no rows \['coord'\]; there are default, kernel-3x3x64"):
+        ablations.chosen_rows(['coords', 'coord'])
+
+
+@pytest.mark.parametrize('row', ablations.ROWS)
+def test_a_row_changes_a_base_of_other_data_and_width(row, tmp_path):
+    base = Config.fromfile(SHAPES)
+    config = ablations.row_config(row, SHAPES, tmp_path / f'{row}.py')
+    init_default_scope('mmdet')
+    model = MODELS.build(config.model)
+    assert model.backbone.base_channels == 32 and model.neck.out_channels == 64
+    head = config.model.get('mask_head') or config.model.roi_head.mask_head
+    assert head.num_classes == 5
+    config.model = base.model
+    assert config.pretty_text == base.pretty_text  # nothing but the model is another
+
+
+def test_changes_of_a_row_are_those_of_its_leaf(tmp_path):
+    config = ablations.row_config('coords-kernel', SHAPES, tmp_path / 'row.py')
+    assert not config.model.mask_neck.use_coords and config.model.mask_head.use_coords
+    config = ablations.row_config('heads-solo', SHAPES, tmp_path / 'row.py')
+    assert config.model.mask_head.type == 'SOLOHead'
+
+
+def test_schedules_are_squeezed():
+    config = Config(
+        dict(
+            train_cfg=dict(max_epochs=36, val_interval=1),
+            param_scheduler=[
+                dict(type='LinearLR', by_epoch=False, begin=0, end=500),
+                dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33]),
+                dict(type='CosineAnnealingLR', begin=0, end=36, T_max=36),
+            ],
+        )
+    )
+    ablations.squeeze_schedule(config, 12)
+    warmup, steps, cosine = config.param_scheduler
+    assert config.train_cfg == dict(max_epochs=12, val_interval=12)
+    assert warmup.end == 500
+    assert (steps.end, steps.milestones) == (12, [9, 11])
+    assert (cosine.end, cosine.T_max) == (12, 12)
+
+
+# Runs
+
+
+def test_rows_that_train_alike_share_their_training(tmp_path):
+    rows = ('default', 'kernel-1x1x64', 'coords-none', 'nms-hard', 'min-mask-1')
+    runs = ablations.plan_runs(arguments(tmp_path, *rows, seeds=[0]))
+    assert {
+        run.row: run.training.name
+        for run in runs
+    } == {
+        'default': 'default-seed-0',
+        'kernel-1x1x64': 'default-seed-0',  # the shapes model has 64 mask features
+        'coords-none': 'coords-none-seed-0',
+        'nms-hard': 'default-seed-0',
+        'min-mask-1': 'default-seed-0',
+    }
+    assert len({run.config for run in runs}) == len({run.result for run in runs}) == 5
+    config = Config.fromfile(runs[3].config)
+    assert config.model.test_cfg.nms.type == 'mmsolov2.HardMaskNMS'
+    assert config.custom_hooks == [dict(type='mmsolov2.NMSTimeHook')]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    ablations.plan_runs(arguments(tmp_path, 'default', epochs=4))
+    ablations.plan_runs(arguments(tmp_path, 'default', 'nms', epochs=4))
+    with pytest.raises(InputError, match=r'default\.py: .* of another config or schedule'):
+        ablations.plan_runs(arguments(tmp_path, 'default', epochs=5))
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """train.py and test.py that only leave their files; what was called, and what shall fail."""
+    state = Namespace(calls=[], fails=set())
+
+    def call(tool, config, args, options, folder):
+        state.calls.append(f'{tool} {folder.name}')
+        if state.calls[-1] in state.fails:
+            raise InputError(f'{folder}: broken')
+        folder.mkdir(parents=True)
+        if tool == 'train':
+            (folder / 'last_checkpoint').write_text('epoch_1.pth')
+            return
+        (folder / 'now').mkdir()
+        seed = int(folder.name[-1])
+        figures = {f'coco/segm_{name}': 0.4 + 0.02 * seed for name in ablations.METRICS}
+        figures |= {'coco/segm_mAP_l': -1, 'nms/milliseconds': 1 + seed, 'nms/candidates': 30}
+        (folder / 'now' / 'now.json').write_text(json.dumps(figures))
+
+    monkeypatch.setattr(ablations, 'call', call)
+    monkeypatch.setattr(ablations, 'shared_cells', lambda config: 12.34)
+    return state
+
+
+def run(monkeypatch, args: Namespace) -> None:
+    monkeypatch.setattr(ablations, 'parse_args', lambda: args)
+    ablations.main()
+
+
+def test_results_are_kept_and_reported(tools, monkeypatch, tmp_path, capsys):
+    run(monkeypatch, arguments(tmp_path, 'default', 'nms-hard'))
+    assert sorted(tools.calls) == [
+        'test default-seed-0', 'test default-seed-1', 'test nms-hard-seed-0',
+        'test nms-hard-seed-1', 'train default-seed-0', 'train default-seed-1'
+    ]  # yapf: disable
+    out = capsys.readouterr().out
+    assert '2 trainings for 4 runs' in out and '[2/2] default-seed-' in out
+    assert '[4/4] nms-hard, seed 1: mask AP 42.0' in out
+    table = (tmp_path / 'out/ablations.md').read_text().splitlines()
+    same = ' | '.join(['41.0 ± 1.4'] * 5)
+    assert table[3] == f'| nms-hard | 2 | {same} | – | 12.3 | 1.50 (30) | 36.3 / – / – |'
+    assert (tmp_path / 'out/ablations.png').stat().st_size > 1000
+    run(monkeypatch, arguments(tmp_path, 'default', 'nms-hard', 'nms-fast'))
+    assert tools.calls[6:] == ['test nms-fast-seed-0', 'test nms-fast-seed-1']
+
+
+def test_a_failed_training_does_not_stop_the_others(tools, monkeypatch, tmp_path, capsys):
+    tools.fails = {'train default-seed-0'}
+    args = arguments(tmp_path, 'default', 'coords-none', jobs=1)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, args)
+    assert '1 of 4 trainings failed; run this again' in capsys.readouterr().err
+    assert len(tools.calls) == 4
+    tools.fails, tools.calls = set(), []
+    run(monkeypatch, args)
+    assert [call for call in tools.calls if 'train' in call] == ['train default-seed-0']
+
+
+def test_a_tool_that_fails_names_its_log(tmp_path):
+    args = arguments(tmp_path, 'default')
+    with pytest.raises(InputError, match=r'train\.log: train\.py ended with 2: error: .*none\.py'):
+        ablations.call('train', tmp_path / 'none.py', args, [], tmp_path / 'work')
+
+
+# Figures
+
+
+def test_shared_cells_of_data(tiny_config):
+    config = Config.fromfile(tiny_config)
+    init_default_scope('mmdet')
+    shared = ablations.shared_cells(config)
+    assert 0 < shared < 100
+    config.model.mask_head.assigner.owner = 'smallest'
+    assert ablations.shared_cells(config) == 0
+    config.model.mask_head = ConfigDict(type='SOLOHead')
+    assert math.isnan(ablations.shared_cells(config))
+
+
+@pytest.mark.parametrize(
+    ('values', 'text'),
+    [([40.0], '40.0'), ([40.0, 42.0], '41.0 ± 1.4'), ([-100.0, -100.0], '–'), ([0.0], '0.0')],
+)
+def test_spread(values, text):
+    assert ablations.spread(values) == text
+
+
+def test_where_nothing_was_found_ap_is_zero():
+    assert ablations.percent({}, 'mAP') == 0

@@ -1,0 +1,103 @@
+"""Parameters and multiply-adds of the shipped models, mmdet's beside ours, as a Markdown table.
+
+    python tools/model_costs.py [CONFIG ...]
+
+Nothing is computed: the models run on tensors without values. It takes seconds, and no memory.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import mmdet
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmsolov2.apis.inference import CONFIG_FOLDERS, find_config
+from mmsolov2.errors import exit_with_message
+from mmsolov2.registry import MODELS
+
+THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'solov2'
+OTHER_NAMES = {  # of models that mmdet names otherwise
+    'solov2-light_r50-dcn_fpn_ms-3x_768x448_coco': 'solov2-light_r50-dcn_fpn_ms-3x_coco',
+    'solov2-light_r50-dcn_fpn_ms-3x_coco': None,  # mmdet has none with version 1
+}
+
+
+class Costs(NamedTuple):
+    """What a model costs."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Parameters and multiply-adds of models')
+    parser.add_argument('configs', nargs='*', help='configs; the default is all of configs/solov2')
+    return parser.parse_args()
+
+
+def without_values(config: Config) -> nn.Module:
+    """The model of a config on torch's meta device: shapes alone."""
+    settings = Config(config.model.to_dict())
+    for part in settings.values():
+        if isinstance(part, dict) and 'init_cfg' in part:
+            part.init_cfg = None
+    with torch.device('meta'):
+        return MODELS.build(settings._cfg_dict).eval()
+
+
+def test_size(config: Config) -> tuple[int, int]:
+    """Height and width of a padded network input of the config's test pipeline."""
+    (scale, ) = (step.scale for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
+    divisor = config.model.data_preprocessor.pad_size_divisor
+    width, height = (-(-side // divisor) * divisor for side in scale)
+    return height, width
+
+
+def costs(config: Config, size: tuple[int, int]) -> Costs:
+    """Costs of the network on one image of a size, without what follows it."""
+    model = without_values(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features = model.extract_feat(torch.empty(1, 3, *size, device='meta'))
+        model.mask_head(features)
+        if hasattr(model, 'mask_neck'):
+            model.mask_neck(features)
+    return Costs(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
+
+
+def mmdets(name: str) -> Config | None:
+    """mmdet's config of a model, if it has one."""
+    file = THEIRS / f'{OTHER_NAMES.get(name, name)}.py'
+    return Config.fromfile(file) if file.is_file() else None
+
+
+def row(file: Path) -> list[str]:
+    """Name, input, and the costs of a config, ours and mmdet's."""
+    config = Config.fromfile(file)
+    size = test_size(config)
+    theirs = mmdets(file.stem)
+    pair = [costs(config, size), costs(theirs, size) if theirs else None]
+    cells = [f'`{file.stem}`', f'{size[1]}x{size[0]}']
+    for name, unit in (('parameters', 1e6), ('multiply_adds', 1e9)):
+        cells += [f'{getattr(one, name) / unit:.2f}' if one else '–' for one in pair]
+    return cells
+
+
+def main() -> None:
+    args = parse_args()
+    init_default_scope('mmdet')
+    with exit_with_message('model_costs.py'):
+        root = next(filter(Path.is_dir, CONFIG_FOLDERS))
+        files = [find_config(name) for name in args.configs] or sorted(root.glob('solov2/*.py'))
+        head = ['config', 'input', 'parameters, M', "mmdet's", 'multiply-adds, G', "mmdet's"]
+        print(f'| {" | ".join(head)} |\n|{" --- |" * len(head)}')
+        for file in files:
+            print(f'| {" | ".join(row(file))} |', flush=True)
+
+
+if __name__ == '__main__':
+    main()
