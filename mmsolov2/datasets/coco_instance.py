@@ -8,6 +8,7 @@ import cv2
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import print_log
+from pycocotools.mask import area, toBbox
 
 from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.errors import InputError
@@ -20,6 +21,14 @@ def has_mask(annotation: dict) -> bool:
     if isinstance(segmentation, dict):
         return bool(segmentation.get('counts'))
     return any(isinstance(part, list) and len(part) >= 6 for part in segmentation or ())
+
+
+def with_box(annotation: dict, coco: COCO) -> dict:
+    """An annotation of a COCO file with the ``bbox`` and ``area`` of its mask, if it lacks them."""
+    if annotation.keys() >= {'bbox', 'area'}:
+        return annotation
+    rle = coco.annToRLE(annotation)
+    return {'bbox': toBbox(rle).tolist(), 'area': float(area(rle)), **annotation}
 
 
 def is_readable(path: str) -> bool:
@@ -79,7 +88,7 @@ class CocoInstanceDataset(CocoDataset):
     """mmdet's CocoDataset, with clear errors instead of silent or late ones.
 
     Annotations without a usable mask (no segmentation, or polygons of less than three points)
-    are left out, and their number is logged.
+    are left out, and their number is logged. Those without ``bbox`` or ``area`` get their mask's.
 
     Raises:
         InputError: if the annotation file is missing or no COCO file, if its categories do not
@@ -112,12 +121,13 @@ class CocoInstanceDataset(CocoDataset):
         usable = [annotation for annotation in annotations if has_mask(annotation)]
         self._without_mask += len(annotations) - len(usable)
         try:
+            usable = [with_box(annotation, self.coco) for annotation in usable]
             return super().parse_data_info({**raw_data_info, 'raw_ann_info': usable})
         except KeyError as error:
             raise InputError(
                 f'{self.ann_file}: image {raw_data_info["raw_img_info"]["img_id"]} or one of its '
                 f'annotations lacks {error}; images need id, file_name, height and width, '
-                'annotations bbox, area and category_id'
+                'annotations image_id, category_id and segmentation'
             ) from error
 
     def filter_data(self) -> list[dict]:

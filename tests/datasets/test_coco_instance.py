@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmsolov2.datasets import CocoInstanceDataset
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.evaluation import CocoInstanceMetric
 
 CLASSES = ('ant', 'bee', 'cat')
 PIPELINE = [
@@ -291,9 +292,32 @@ def test_error_of_the_pipeline_stays_what_it_is(tmp_path):
         dataset[0]
 
 
-@pytest.mark.parametrize('key', ['bbox', 'area'])
-def test_an_annotation_lacks_a_key(tmp_path, key):
+def test_an_annotation_lacks_its_category(tmp_path):
     entry = annotation()
-    del entry[key]
-    with pytest.raises(InputError, match=rf"instances\.json: .*lacks '{key}'"):
-        build(write(tmp_path, [entry]), lazy_init=True).full_init()
+    del entry['category_id']
+    with pytest.raises(InputError, match=r"instances\.json: .*KeyError\('category_id'\)"):
+        build(write(tmp_path, [entry]))
+
+
+@pytest.mark.parametrize('key', ['file_name', 'height'])
+def test_an_image_lacks_a_key(tmp_path, key):
+    image = dict(id=1, file_name='a.png', width=32, height=32)
+    del image[key]
+    with pytest.raises(InputError, match=rf"instances\.json: image 1 .*lacks '{key}'"):
+        build(write(tmp_path, [annotation()], images=[image]))
+
+
+RLE = dict(size=[32, 32], counts=[132, 16, 16, 16, 844])  # rows 4 to 19 of columns 4 and 5
+
+
+@pytest.mark.parametrize(('segmentation', 'width'), [(SQUARE, 16), (RLE, 2)],
+                         ids=['polygon', 'RLE'])
+@pytest.mark.parametrize('missing', [('bbox', ), ('area', ), ('bbox', 'area')], ids=str)
+def test_annotations_need_no_boxes(tmp_path, missing, segmentation, width):
+    """Boxes and areas are the masks', in training data and in ground truth."""
+    full = annotation(segmentation=segmentation, bbox=[4, 4, width, 16], area=width * 16)
+    file = write(tmp_path, [{key: full[key] for key in full if key not in missing}])
+    (instance, ) = build(file).get_data_info(0)['instances']
+    assert instance['bbox'] == [4, 4, 4 + width, 20]
+    (truth, ) = CocoInstanceMetric(ann_file=file, metric=['bbox', 'segm'])._coco_api.anns.values()
+    assert (truth['bbox'], truth['area']) == (full['bbox'], full['area'])
