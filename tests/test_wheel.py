@@ -139,6 +139,13 @@ def test_mim_trains_tests_and_predicts(config, checkpoint, run, tiny_shapes):
     assert len(list((run.folder / 'seen/overlays').glob('*.png'))) == 6
 
 
+@pytest.mark.parametrize(
+    'tool', ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs']
+)
+def test_mim_runs_every_tool(tool, run):
+    assert 'usage: ' in run(*MIM, 'run', 'mmsolov2', tool, '--help')
+
+
 def test_mim_finds_a_shipped_config_by_its_name(run, tiny_shapes):
     overrides = [f'train_dataloader.dataset.ann_file={tiny_shapes}/none.json']
     arguments = ['solov2-light_r18_fpn_shapes.py', '--gpus', 0, '--cfg-options', *overrides]

@@ -97,6 +97,8 @@ def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence
     data = padding(pseudo_collate([sample]), training=True)
     image, ground_truth = data['inputs'][0], data['data_samples'][0].gt_instances
     masks = padded_masks(ground_truth.masks, image.shape[-2:], image.device)
+    if 'assigner' not in head:
+        raise InputError(f'the head is a {head.type}: only SOLOv2Head has an assigner to show')
     boxes = ground_truth.get('bboxes')
     boxes = tight_boxes(masks) if boxes is None else boxes
     assigner = TASK_UTILS.build(head.assigner)

@@ -17,13 +17,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsolov2.apis.inference import CONFIG_FOLDERS, find_config
-from mmsolov2.errors import exit_with_message
+from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.registry import MODELS
 
-THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'solov2'
+THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 OTHER_NAMES = {  # of models that mmdet names otherwise
     'solov2-light_r50-dcn_fpn_ms-3x_768x448_coco': 'solov2-light_r50-dcn_fpn_ms-3x_coco',
     'solov2-light_r50-dcn_fpn_ms-3x_coco': None,  # mmdet has none with version 1
+    'solo_r50_fpn_ms-3x_coco': 'solo_r50_fpn_3x_coco',
+    'decoupled-solo_r50_fpn_ms-3x_coco': 'decoupled-solo_r50_fpn_3x_coco',
 }
 
 
@@ -60,6 +62,10 @@ def test_size(config: Config) -> tuple[int, int]:
 
 def costs(config: Config, size: tuple[int, int]) -> Costs:
     """Costs of the network on one image of a size, without what follows it."""
+    if 'mask_head' not in config.model:
+        raise InputError(
+            f'{config.filename}: its model has no mask_head; only SOLO and SOLOv2 are counted'
+        )
     model = without_values(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         features = model.extract_feat(torch.empty(1, 3, *size, device='meta'))
@@ -71,8 +77,8 @@ def costs(config: Config, size: tuple[int, int]) -> Costs:
 
 def mmdets(name: str) -> Config | None:
     """mmdet's config of a model, if it has one."""
-    file = THEIRS / f'{OTHER_NAMES.get(name, name)}.py'
-    return Config.fromfile(file) if file.is_file() else None
+    files = list(THEIRS.glob(f'solo*/{OTHER_NAMES.get(name, name)}.py'))
+    return Config.fromfile(files[0]) if files else None
 
 
 def row(file: Path) -> list[str]:

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -22,12 +22,15 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmsolov2.apis.inference import find_config
+from mmsolov2.datasets.epoch_seed import seed_everything
+from mmsolov2.engine.launch import merge_options, open_config
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
 
 BASE = 'solov2_r50_fpn_ms-3x_coco'
@@ -41,13 +44,14 @@ PAPER = {  # mask AP, AP50, AP75 on COCO val2017: SOLOv2, table 3 a to d
     'coords-kernel': (36.3, 57.3, 38.5),
     'coords-feature': (37.1, 58.0, 39.4),
     'coords-both': (37.8, 58.5, 40.4),
-    'nms-hard': (36.3, None, None),
-    'nms-soft': (36.5, None, None),
-    'nms-fast': (36.2, None, None),
-    'nms-matrix': (36.6, None, None),
+    'nms-hard': (36.3, ),
+    'nms-soft': (36.5, ),
+    'nms-fast': (36.2, ),
+    'nms-matrix': (36.6, ),
     'features-separate': (37.3, 58.2, 40.0),
     'features-unified': (37.8, 58.5, 40.4),
 }
+PAPER_NMS = {'nms-hard': '9', 'nms-soft': '22', 'nms-fast': '<1', 'nms-matrix': '<1'}  # ms
 OPTIONS = (
     'heads-solo', 'heads-decoupled-solo', 'heads-mask-rcnn', 'nms-matrix-linear', 'owner-last',
     'owner-smallest', 'owner-nearest', 'vanishing-drop', 'vanishing-cover', 'open-ended',
@@ -74,14 +78,30 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('rows', nargs='+', help='rows, or their first word: kernel, coords, nms …')
     parser.add_argument('--config', default=BASE, help='config that the rows change')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--epochs', type=int, help='squeeze the schedule into this many epochs')
-    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, one CPU each')
-    parser.add_argument('--gpus', type=int, default=0, help='GPUs of a training; 0: no launcher')
+    parser.add_argument(
+        '--epochs', type=at_least_1, help='squeeze the schedule into this many epochs'
+    )
+    parser.add_argument(
+        '--jobs', type=at_least_1, default=1, help='trainings at a time; they share the CPUs'
+    )
+    parser.add_argument(
+        '--gpus', type=at_least_1, help='GPUs of each training, through dist_train.sh'
+    )
     parser.add_argument('--out-dir', default='work_dirs/ablations')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='settings that override every config'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.gpus and args.jobs > 1:
+        parser.error('--jobs is for CPUs; with --gpus one training after the other has all of them')
+    return args
+
+
+def at_least_1(text: str) -> int:
+    """A positive number of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 1')
+    return int(text)
 
 
 # Rows and configs
@@ -115,6 +135,26 @@ def changes_of(leaf: Path) -> str:
     return base.sub('', text).strip() or changes_of(leaf.parent / base.search(text)[1])
 
 
+def base_config(args: argparse.Namespace, file: Path) -> Path:
+    """The config that the rows change, with the options of the command line, as a file.
+
+    Raises:
+        InputError: if it cannot be read, or has no epochs to squeeze.
+    """
+    path = str(find_config(args.config))
+    config = open_config(path)
+    merge_options(config, args.cfg_options, path)
+    if args.epochs:
+        if 'max_epochs' not in config.train_cfg:
+            raise InputError(f'{path}: --epochs needs a config that trains in epochs')
+        squeeze_schedule(config, args.epochs)
+    config.default_hooks.checkpoint.max_keep_ckpts = 1
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmsolov2.NMSTimeHook')]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    config.dump(file)
+    return file
+
+
 def row_config(row: str, base: Path, file: Path) -> Config:
     """The config of a row over a base config; it is written to a file on the way."""
     changes = '' if row == 'default' else changes_of(find_config(row_file(row)))
@@ -128,29 +168,39 @@ def squeeze_schedule(config: Config, epochs: int) -> None:
     share = epochs / config.train_cfg.max_epochs
     config.train_cfg.max_epochs = config.train_cfg.val_interval = epochs
     for scheduler in config.param_scheduler:
-        if not scheduler.get('by_epoch', True):
-            continue
-        for name in ('begin', 'end', 'T_max'):
-            if name in scheduler:
-                scheduler[name] = round(scheduler[name] * share)
-        if 'milestones' in scheduler:
-            scheduler.milestones = [max(round(one * share), 1) for one in scheduler.milestones]
+        if scheduler.get('by_epoch', True):
+            squeeze_scheduler(scheduler, share)
+
+
+def squeeze_scheduler(scheduler: ConfigDict, share: float) -> None:
+    """Scale the epochs of a scheduler; it stays at least one epoch long."""
+    for name in ('begin', 'end', 'T_max'):
+        if name in scheduler:
+            scheduler[name] = round(scheduler[name] * share)
+    if 'end' in scheduler:
+        scheduler.end = max(scheduler.end, scheduler.get('begin', 0) + 1)
+    if 'T_max' in scheduler:
+        scheduler.T_max = max(scheduler.T_max, 1)
+    if 'milestones' in scheduler:
+        scheduler.milestones = [max(round(one * share), 1) for one in scheduler.milestones]
 
 
 def plan_runs(args: argparse.Namespace) -> list[Run]:
-    """The runs of all rows and seeds, their configs written under --out-dir."""
+    """The runs of all rows and seeds, their configs written under --out-dir.
+
+    A training has the name of the first of ``ROWS`` that trains like it, whichever are chosen.
+    """
     out_dir, trainings, runs = Path(args.out_dir), {}, []
-    for row in chosen_rows(args.rows):
-        config = row_config(row, find_config(args.config), out_dir / 'rows' / f'{row}.py')
-        if args.epochs:
-            squeeze_schedule(config, args.epochs)
-        config.merge_from_dict(args.cfg_options or {})
-        config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmsolov2.NMSTimeHook')]
-        config.default_hooks.checkpoint.max_keep_ckpts = 1
+    chosen = chosen_rows(args.rows)
+    base = base_config(args, out_dir / 'base.py')
+    for row in ROWS:
+        config = row_config(row, base, out_dir / 'rows' / f'{row}.py')
+        name = trainings.setdefault(training_key(config), row)
+        if row not in chosen:
+            continue
         file = out_dir / 'configs' / f'{row}.py'
         keep_or_refuse(file, config.pretty_text)
-        name = trainings.setdefault(training_key(config), row)
-        for seed in args.seeds:
+        for seed in dict.fromkeys(args.seeds):
             folder = out_dir / 'train' / f'{name}-seed-{seed}'
             result = out_dir / 'results' / f'{row}-seed-{seed}.json'
             runs.append(Run(row, seed, file, folder, result))
@@ -165,14 +215,14 @@ def training_key(config: Config) -> str:
 
 
 def keep_or_refuse(file: Path, text: str) -> None:
-    """Write a row's resolved config, unless results of another one are there already.
+    """Write a row's resolved config, unless the folder is for another one.
 
     Raises:
         InputError: if the folder holds runs with other settings.
     """
     if file.is_file() and file.read_text() != text:
         raise InputError(
-            f'{file}: the folder holds runs of another config or schedule; take another '
+            f'{file}: the folder is for another config or schedule; take another '
             '--out-dir, or remove this one'
         )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +237,10 @@ def train(run: Run, args: argparse.Namespace) -> None:
     done = run.training / 'done'
     if done.is_file():
         return
-    options = ['--work-dir', run.training, '--resume', '--cfg-options']
-    call('train', run.config, args, [*options, f'randomness.seed={run.seed}'], run.training)
+    options = ['--work-dir', run.training, '--cfg-options', f'randomness.seed={run.seed}']
+    if (run.training / 'last_checkpoint').is_file():
+        options.append('--resume')
+    call('train', run.config, args, options, run.training)
     done.touch()
 
 
@@ -199,76 +251,96 @@ def test(run: Run, args: argparse.Namespace) -> dict[str, float]:
         folder = run.result.with_suffix('')
         call('test', run.config, args, [checkpoint, '--work-dir', folder], folder)
         newest = max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-        run.result.write_text(newest.read_text())
+        write_whole(run.result, newest.read_text())
     return json.loads(run.result.read_text())
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file at once, so that an interrupted run leaves none or all of it."""
+    unfinished = file.with_suffix('.unfinished')
+    unfinished.write_text(text)
+    unfinished.replace(file)
 
 
 def call(tool: str, config: Path, args: argparse.Namespace, options: list, folder: Path) -> None:
     """Run one of the project's tools, its output in a log file.
 
     Raises:
-        InputError: if it fails; the message ends with the last line of the log.
+        InputError: if it fails; the message ends with the last error in the log.
     """
     script = Path(__file__).resolve().with_name(f'{tool}.py')
-    command = [sys.executable, script]
+    command, environment = [sys.executable, script, config, *options], dict(os.environ)
     if args.gpus:
-        command = [script.with_name(f'dist_{tool}.sh')]
-        position = 2 if tool == 'test' else 1
-        options = [*options[:position - 1], args.gpus, *options[position - 1:]]
+        command = [
+            script.with_name(f'dist_{tool}.sh'), config, *with_gpus(tool, args.gpus, options)
+        ]
+        environment['PYTHON'] = sys.executable
+    else:
+        environment['OMP_NUM_THREADS'] = str(max(os.cpu_count() // args.jobs, 1))
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'{tool}.log'
-    threads = {} if args.gpus else dict(OMP_NUM_THREADS=str(max(os.cpu_count() // args.jobs, 1)))
     with log.open('w') as file:
-        status = subprocess.run(
-            [str(part) for part in (*command, config, *options)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                **threads
-            },
-        ).returncode
+        status = subprocess.run([str(part) for part in command],
+                                stdout=file,
+                                stderr=subprocess.STDOUT,
+                                env=environment).returncode
     if status:
-        last = log.read_text().strip().splitlines()[-1:]
-        raise InputError(f'{log}: {tool}.py ended with {status}: {" ".join(last)}')
+        errors = re.findall(r'^(?!.*ChildFailed).*[eE]rror: .*$', log.read_text(), re.MULTILINE)
+        raise InputError(f'{log}: {tool} ended with status {status}: {" ".join(errors[-1:])}')
 
 
-def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
-    """Train what the runs need, some at a time, and say how far it is.
+def with_gpus(tool: str, gpus: int, options: list) -> list:
+    """Options of dist_train.sh or dist_test.sh: the GPUs come after the checkpoint, if any."""
+    before = options[:1] if tool == 'test' else []
+    return [*before, gpus, *options[len(before):]]
 
-    Raises:
-        InputError: if a training failed; after the others have ended.
-    """
-    needed = list({run.training: run for run in runs}.values())
-    failed, started, finished = [], time.monotonic(), 0
+
+def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
+    """Train what the runs need, some at a time, and say how far it is: the folders that failed."""
+    needed = {run.training: run for run in runs if not (run.training / 'done').is_file()}
+    failed, started, finished = set(), time.monotonic(), 0
 
     def work(run: Run) -> None:
         nonlocal finished
         try:
             train(run, args)
         except InputError as error:
-            failed.append(error)
+            failed.add(run.training)
             print(f'error: {error}', flush=True)
         finished += 1
         spent = (time.monotonic() - started) / 60
         left = spent / finished * (len(needed) - finished)
         print(
             f'[{finished}/{len(needed)}] {run.training.name}: {spent:.0f} min spent, about '
-            f'{left:.0f} min left',
+            f'{left:.0f} min of training left',
             flush=True
         )
 
-    print(f'{len(needed)} trainings for {len(runs)} runs', flush=True)
+    print(f'{len(needed)} trainings to do for {len(runs)} runs', flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(work, needed))
-    if failed:
-        raise InputError(f'{len(failed)} of {len(needed)} trainings failed; run this again')
+        list(pool.map(work, needed.values()))
+    return failed
+
+
+def test_all(runs: Iterable[Run], args: argparse.Namespace) -> tuple[dict, set[Path]]:
+    """The figures of each row, a dict for each seed, and the results that could not be had."""
+    results, failed = {}, set()
+    for run in runs:
+        try:
+            figures = {**test(run, args), 'shared_cells': shared_cells_of(run)}
+        except InputError as error:
+            failed.add(run.result)
+            print(f'error: {error}', flush=True)
+            continue
+        results.setdefault(run.row, []).append(figures)
+        print(f'{run.row}, seed {run.seed}: mask AP {percent(figures, "mAP"):.1f}', flush=True)
+    return results, failed
 
 
 def shared_cells(config: Config) -> float:
-    """Cells that the masks of several instances supervise, in percent of the training's positives.
+    """Cells that the masks of several instances supervise, in percent of the positive cells.
 
-    NaN for heads without our assigner.
+    Over at most 500 images of the training data; NaN for heads without our assigner.
     """
     head = config.model.get('mask_head', {})
     if 'assigner' not in head:
@@ -276,12 +348,14 @@ def shared_cells(config: Config) -> float:
     assigner = TASK_UTILS.build(head.assigner)
     preprocessor = MODELS.build(config.model.data_preprocessor)
     dataset = DATASETS.build(config.train_dataloader.dataset)
+    seed_everything(0)
     shared = positive = 0
-    for sample in dataset:
-        batch = preprocessor(pseudo_collate([sample]), training=True)
+    for index in range(0, len(dataset), -(-len(dataset) // 500)):
+        batch = preprocessor(pseudo_collate([dataset[index]]), training=True)
         instances = batch['data_samples'][0].gt_instances
+        masks = padded_masks(instances.masks, batch['inputs'].shape[-2:], torch.device('cpu'))
         targets = assigner(
-            instances.masks.to_tensor(torch.bool, 'cpu'),
+            masks,
             instances.labels,
             instances.get('bboxes'),
             num_grids=head.num_grids,
@@ -296,29 +370,37 @@ def shared_cells_of(run: Run) -> float:
     """``shared_cells`` of a run's row, from its file if it is there."""
     file = run.result.with_name(f'{run.row}-shared-cells.json')
     if not file.is_file():
-        file.write_text(json.dumps(shared_cells(Config.fromfile(run.config))))
+        write_whole(file, json.dumps(shared_cells(Config.fromfile(run.config))))
     return json.loads(file.read_text())
 
 
 # Tables and pictures
 
 
-def table(results: dict[str, list[dict]], paper: dict[str, tuple] = PAPER) -> str:
-    """A Markdown table of rows' figures, mean ± standard deviation over seeds, in percent."""
+def table(results: dict[str, list[dict]]) -> str:
+    """A Markdown table of rows' figures, mean ± standard deviation over seeds, in percent.
+
+    The paper's time of the NMS is without the overlaps, ours with them.
+    """
     names = [name.replace('mAP', 'AP').replace('_', '') for name in METRICS]
-    head = ['row', 'seeds', *names, 'shared cells, %', 'NMS, ms (masks)', 'paper AP / 50 / 75']
-    lines = [head, ['---'] * len(head)]
+    ours = ['row', 'seeds', *names, 'shared cells, %', 'NMS, ms (masks)']
+    lines = [[*ours, 'paper: AP / 50 / 75', 'paper: NMS, ms']]
+    lines.append(['---'] * len(lines[0]))
     for row, figures in results.items():
         cells = [spread([percent(one, name) for one in figures]) for name in METRICS]
-        milliseconds = median(one.get('nms/milliseconds', 0) for one in figures)
-        count = median(one.get('nms/candidates', 0) for one in figures)
-        published = ' / '.join('–' if one is None else f'{one}' for one in paper.get(row, ()))
-        lines.append([
-            row,
-            str(len(figures)), *cells, f'{figures[0].get("shared_cells", math.nan):.1f}',
-            f'{milliseconds:.2f} ({count:.0f})', published
-        ])
+        shared = figures[0].get('shared_cells', math.nan)
+        cells += ['–' if math.isnan(shared) else f'{shared:.1f}', nms_time(figures)]
+        cells += [' / '.join(map(str, PAPER.get(row, '–'))), PAPER_NMS.get(row, '–')]
+        lines.append([row, str(len(figures)), *cells])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
+def nms_time(figures: Sequence[dict]) -> str:
+    """Median milliseconds and candidates of a row's mask NMS."""
+    if 'nms/milliseconds' not in figures[0]:
+        return '–'
+    milliseconds = median(one['nms/milliseconds'] for one in figures)
+    return f'{milliseconds:.2f} ({median(one["nms/candidates"] for one in figures):.0f})'
 
 
 def percent(figures: dict[str, float], name: str) -> float:
@@ -358,29 +440,26 @@ def plot(results: dict[str, list[dict]], file: Path) -> None:
     pyplot.close(figure)
 
 
-def report(results: dict[str, list[dict]], out_dir: Path, say: Callable = print) -> None:
+def report(results: dict[str, list[dict]], out_dir: Path) -> None:
     """Write the table and the plot, and print the table."""
     text = table(results)
     (out_dir / 'ablations.md').write_text(text)
     plot(results, out_dir / 'ablations.png')
-    say(f'\n{text}\n{out_dir / "ablations.md"}\n{out_dir / "ablations.png"}')
+    print(f'\n{text}\n{out_dir / "ablations.md"}\n{out_dir / "ablations.png"}')
 
 
 def main() -> None:
     args = parse_args()
     init_default_scope('mmdet')
-    with exit_with_message(args.config):
+    with exit_with_message('reproduce_ablations.py'):
         runs = plan_runs(args)
-        train_all(runs, args)
-        results = {}
-        for number, run in enumerate(runs, 1):
-            figures = {**test(run, args), 'shared_cells': shared_cells_of(run)}
-            results.setdefault(run.row, []).append(figures)
-            ap = percent(results[run.row][-1], 'mAP')
-            print(
-                f'[{number}/{len(runs)}] {run.row}, seed {run.seed}: mask AP {ap:.1f}', flush=True
-            )
-        report(results, Path(args.out_dir))
+        failed = train_all(runs, args)
+        results, missing = test_all([run for run in runs if run.training not in failed], args)
+        if results:
+            report(results, Path(args.out_dir))
+        if failed or missing:
+            names = ', '.join(sorted(path.stem for path in failed | missing))
+            raise InputError(f'{args.out_dir}: failed: {names}; the rest is kept, run this again')
 
 
 if __name__ == '__main__':

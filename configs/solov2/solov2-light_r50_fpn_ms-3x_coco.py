@@ -1,3 +1,4 @@
+# The original's schedule; mmdet warms up from a third of the rate, not from 0.01 of it.
 _base_ = [
     '../_base_/models/solov2-light_r50_fpn.py',
     '../_base_/datasets/coco_instance_ms-352-512.py',

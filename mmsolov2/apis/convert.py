@@ -208,9 +208,19 @@ def _version(source: Format, meta: Mapping) -> str:
 
 
 def state_dict_of(checkpoint: Mapping) -> dict:
-    """The entries of a checkpoint of mmengine, mmcv or detectron2, without a wrapper's prefix."""
+    """The entries of a checkpoint of mmengine, mmcv or detectron2, without a wrapper's prefix.
+
+    Raises:
+        InputError: if one is no tensor or array.
+    """
     inside = (checkpoint.get(key) for key in ('state_dict', 'model'))
     entries = next((each for each in inside if isinstance(each, Mapping)), checkpoint)
+    strange = [name for name, value in entries.items() if not hasattr(value, 'shape')]
+    if strange and entries is not checkpoint:
+        raise InputError(
+            f'{len(strange)} entries are no tensors, {strange[0]} first, of type '
+            f'{type(entries[strange[0]]).__name__}: take the file as it was published'
+        )
     return {str(name).removeprefix('module.'): value for name, value in entries.items()}
 
 
@@ -506,7 +516,8 @@ def convert(checkpoint: Mapping) -> Conversion:
         )
     config, overrides = nearest_config(settings)
     require_complete(complete, config, overrides)
-    meta = checkpoint.get('meta') or {}
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
     return Conversion(
         source=_version(source, meta),
         weights=complete,
@@ -516,7 +527,7 @@ def convert(checkpoint: Mapping) -> Conversion:
         overrides=overrides,
         added=len(complete) - len(weights),
         dropped=sorted(entries.keys() - state_dict.keys()),
-        classes=_class_names(meta),
+        classes=_class_names(meta, settings['mask_head']['num_classes']),
     )
 
 
@@ -530,11 +541,12 @@ def _convention(source: Format, entries: Mapping) -> Convention:
     return source.convention._replace(**own)
 
 
-def _class_names(meta: Mapping) -> tuple[str, ...] | None:
-    """The class names in a checkpoint's meta, of mmengine or of mmcv."""
+def _class_names(meta: Mapping, count: int) -> tuple[str, ...] | None:
+    """The class names in a checkpoint's meta, of mmengine or of mmcv; None unless ``count``."""
     stored = meta.get('dataset_meta') or meta
-    names = next((stored[key] for key in ('classes', 'CLASSES') if stored.get(key)), None)
-    return names and tuple(names)
+    names = next((stored[key] for key in ('classes', 'CLASSES') if stored.get(key)), ())
+    names = (names, ) if isinstance(names, str) else tuple(names)
+    return names if len(names) == count else None
 
 
 def to_checkpoint(conversion: Conversion) -> dict:

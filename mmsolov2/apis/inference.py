@@ -23,7 +23,7 @@ from torch import nn
 from mmsolov2.engine.checkpoint import read_matching
 from mmsolov2.engine.launch import open_config
 from mmsolov2.errors import InputError
-from mmsolov2.models.mask_results import encode_rle
+from mmsolov2.models.mask_results import encode_rle, tight_boxes
 from mmsolov2.registry import DATASETS, MODELS
 
 PACKAGE = Path(__file__).parents[1]
@@ -228,7 +228,8 @@ def predict(model: nn.Module, image: str | Path | np.ndarray) -> DetDataSample:
     """The sample of an image, a file or (H, W, 3) uint8 BGR: its ``pred_instances``.
 
     ``scores`` float32 (n,), ``labels`` int64 (n,), ``bboxes`` float32 (n, 4) xyxy, ``masks`` bool
-    (n, H, W), or n RLE dicts with ``model.test_cfg.mask_format='rle'``; the best first.
+    (n, H, W), or n RLE dicts with ``model.test_cfg.mask_format='rle'``; the best first. Boxes that
+    mmdet's SOLO leaves at zero are put around the masks.
 
     Raises:
         InputError: if the file cannot be read, or the array is of another shape or type.
@@ -240,7 +241,11 @@ def predict(model: nn.Module, image: str | Path | np.ndarray) -> DetDataSample:
             f'an image must be (H, W, 3) uint8 BGR, not {image.shape} {image.dtype}: '
             'mmsolov2.apis.read_image gives that'
         )
-    return inference_detector(model, image, test_pipeline=array_pipeline(model.cfg))
+    sample = inference_detector(model, image, test_pipeline=array_pipeline(model.cfg))
+    found = sample.pred_instances
+    if not found.bboxes.any() and isinstance(found.masks, torch.Tensor):
+        found.bboxes = tight_boxes(found.masks)
+    return sample
 
 
 def array_pipeline(config: Config) -> Compose:

@@ -26,7 +26,7 @@ class ClassCheckHook(Hook):
     """Stop before the first iteration if the head and a dataset disagree on the classes.
 
     Raises:
-        InputError: if ``mask_head.num_classes`` is not the number of classes of the dataset.
+        InputError: if the head's ``num_classes`` is not the number of classes of the dataset.
     """
 
     def before_train(self, runner) -> None:
@@ -45,7 +45,9 @@ class ClassCheckHook(Hook):
 
     @staticmethod
     def _check(runner, loader: DataLoader) -> None:
-        head = getattr(_bare(runner.model), 'mask_head', None)
+        model = _bare(runner.model)
+        head = getattr(model, 'mask_head',
+                       None) if not hasattr(model, 'roi_head') else (model.roi_head.bbox_head)
         num_classes = getattr(head, 'num_classes', None)
         classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
         if None in (num_classes, classes) or len(classes) == num_classes:
@@ -53,7 +55,7 @@ class ClassCheckHook(Hook):
         dataset = next(innermost(loader.dataset))
         name = getattr(dataset, 'ann_file', type(dataset).__name__)
         raise InputError(
-            f'{runner.cfg.filename}: model.mask_head.num_classes is {num_classes}, but the dataset '
+            f'{runner.cfg.filename}: num_classes of the head is {num_classes}, but the dataset '
             f'{name} has {len(classes)} classes {classes}: set '
             f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
         )
@@ -78,9 +80,9 @@ class EpochSeedHook(Hook):
     def before_train_epoch(self, runner) -> None:
         """Seed this process, and leave a seed for the workers of the training data."""
         seed = seed_everything(runner.seed, runner.epoch, get_rank())
-        for dataset in innermost(runner.train_dataloader.dataset):
+        for number, dataset in enumerate(innermost(runner.train_dataloader.dataset)):
             if hasattr(dataset, 'epoch_seed'):
-                dataset.epoch_seed.set(seed)
+                dataset.epoch_seed.set(seed + number)  # joined datasets draw differently
 
 
 @HOOKS.register_module()

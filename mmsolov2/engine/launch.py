@@ -39,16 +39,23 @@ def read_config(args: argparse.Namespace) -> Config:
     setup_cache_size_limit_of_dynamo()
     config = open_config(args.config)
     config.launcher = args.launcher
-    try:
-        config.merge_from_dict(args.cfg_options or {})
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise InputError(
-            f'{args.config}: --cfg-options {args.cfg_options} do not fit: {error}'
-        ) from error
+    merge_options(config, args.cfg_options, args.config)
     config.work_dir = (
         args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     )
     return config
+
+
+def merge_options(config: Config, options: dict | None, path: str) -> None:
+    """Set the options of ``--cfg-options`` in the config of a file.
+
+    Raises:
+        InputError: if the config has no place for one.
+    """
+    try:
+        config.merge_from_dict(options or {})
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: --cfg-options {options} do not fit: {error}') from error
 
 
 def open_config(path: str) -> Config:

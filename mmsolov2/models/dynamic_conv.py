@@ -15,11 +15,9 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
     The borders are padded with zeros, so that every odd ``size`` keeps the mask size (SOLOv2,
     section 3.1, M_ij = G_ij * F).
     """
-    channels, height, width = features.shape
     if not len(kernels):  # conv2d refuses; this product leaves both inputs a (zero) gradient
-        columns = F.unfold(features[None], size, padding=size // 2)[0]
-        return (kernels @ columns).view(0, height, width)
-    weight = kernels.view(-1, channels, size, size)
+        return kernels[:, :1, None] * features[:1]
+    weight = kernels.view(-1, len(features), size, size)
     return F.conv2d(features[None], weight, padding=size // 2)[0]
 
 

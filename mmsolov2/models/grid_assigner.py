@@ -241,7 +241,8 @@ def collect(
 def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
     """Cells and instances (p,) of the p valid slots of each image, by level and instance.
 
-    The one place in training that waits for the device, once a batch, to learn every p.
+    The one place in training that waits for the device, once a batch, to learn every p (with
+    separate mask features the head waits once an image more, for the kernels of each level).
     """
     counts = torch.stack([image.valid.sum() for image in targets]).tolist()
     slots = [

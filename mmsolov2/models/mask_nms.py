@@ -150,7 +150,7 @@ def soft_nms(
     for _ in range(len(scores)):
         best = scores.where(waiting, -1).argmax()
         waiting = waiting.scatter(0, best, False)
-        scores = torch.where(waiting, scores * decay[best], scores)
+        scores = torch.where(waiting, scores * decay.index_select(0, best[None])[0], scores)
     return scores
 
 

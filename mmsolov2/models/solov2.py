@@ -20,6 +20,17 @@ def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> No
                 'give both the same value'
             )
     levels = len(mask_head.num_grids)
+    num_outs = getattr(neck, 'num_outs', levels)
+    if num_outs != levels:
+        raise ValueError(
+            f'SOLOv2: neck.num_outs is {num_outs}, but mask_head.num_grids has {levels} levels: '
+            f'set num_outs={levels}'
+        )
+    if getattr(mask_neck, 'end_level', 0) >= levels:
+        raise ValueError(
+            f'SOLOv2: mask_neck.end_level is {mask_neck.end_level}, but the neck gives {levels} '
+            f'levels, counted from 0: set end_level={levels - 1} or lower'
+        )
     if getattr(mask_neck, 'num_levels', levels) != levels:
         raise ValueError(
             f'SOLOv2: mask_neck.num_levels is {mask_neck.num_levels}, but mask_head.num_grids has '

@@ -1,6 +1,6 @@
 """The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,20 +71,40 @@ def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
     return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
 
 
-def require_nms(cfg: dict) -> None:
-    """Raise ValueError unless the config of a mask NMS names one that is registered."""
-    name = cfg.get('type')
+def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The mask NMS of a config.
+
+    Raises:
+        ValueError: if it names none that is registered, or has settings that it does not know.
+    """
+    name = cfg.get('type') if isinstance(cfg, dict) else None
     if name is None or isinstance(name, str) and TASK_UTILS.get(name) is None:
         ours = sorted(f'mmsolov2.{known}' for known in TASK_UTILS.module_dict if 'NMS' in known)
         raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
+    try:
+        return TASK_UTILS.build(cfg)
+    except TypeError as error:
+        raise ValueError(
+            f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; where a config changes the type of the '
+            'one it inherits, it needs nms=dict(_delete_=True, type=...)'
+        ) from error
+
+
+def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleList:
+    """A 3x3 convolution to ``channels`` for each layer's settings."""
+    before = [in_channels] + [channels] * (len(layers) - 1)
+    return nn.ModuleList(
+        ConvModule(first, channels, 3, padding=1, **layer)
+        for first, layer in zip(before, layers, strict=True)
+    )
 
 
 def checked_test_cfg(test_cfg: dict | None) -> dict:
     """The test settings over their defaults, those of the published models.
 
     Raises:
-        ValueError: if a setting does not exist, the mask NMS or the mask format is unknown, or a
-            limit is less than 1.
+        ValueError: if a setting does not exist, the mask format is unknown or a limit is less
+            than 1.
     """
     settings = {**TEST_DEFAULTS, **(test_cfg or {})}
     unknown = sorted(settings.keys() - TEST_DEFAULTS.keys())
@@ -93,7 +113,6 @@ def checked_test_cfg(test_cfg: dict | None) -> dict:
             f'SOLOv2: test_cfg has unknown settings {unknown}; there are '
             f'{sorted(TEST_DEFAULTS)} (kernel and sigma belong into nms=dict(...))'
         )
-    require_nms(settings['nms'])
     if settings['mask_format'] not in MASK_FORMATS:
         raise ValueError(
             f'SOLOv2: test_cfg.mask_format must be one of {MASK_FORMATS}, not '
@@ -182,20 +201,21 @@ class SOLOv2Head(BaseModule):
         self.sync_avg_factor = sync_avg_factor
         self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
-        self.nms = TASK_UTILS.build(self.test_cfg['nms'])
+        self.nms = build_nms(self.test_cfg['nms'])
         self._check_levels()
 
-        conv_cfgs = [conv_cfg] * (stacked_convs - 1) + [last_conv_cfg or conv_cfg]
-        self.cls_convs = nn.ModuleList()
-        self.kernel_convs = nn.ModuleList()
-        for i, conv in enumerate(conv_cfgs):
-            layer = dict(kernel_size=3, padding=1, conv_cfg=conv, norm_cfg=norm_cfg)
-            before = feat_channels if i else in_channels
-            coords = 0 if i else 2 * use_coords
-            self.cls_convs.append(ConvModule(before, feat_channels, **layer))
-            self.kernel_convs.append(ConvModule(before + coords, feat_channels, **layer))
+        if stacked_convs < 1:
+            raise ValueError(f'SOLOv2Head: stacked_convs must be at least 1, not {stacked_convs}')
+        layers = [dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg) for _ in range(stacked_convs)]
+        layers[-1]['conv_cfg'] = last_conv_cfg or conv_cfg
+        self.cls_convs = tower(in_channels, feat_channels, layers)
+        self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers)
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
         self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
+        self._register_cells()
+
+    def _register_cells(self) -> None:
+        """Level and stride of every cell (cells,), where the parameters are."""
         cells = [torch.full((grid**2, ), level) for level, grid in enumerate(self.num_grids)]
         cell_levels = torch.cat(cells)
         self.register_buffer('cell_levels', cell_levels, persistent=False)
@@ -211,6 +231,16 @@ class SOLOv2Head(BaseModule):
                 f'of at least 3 pyramid levels, but have {len(self.strides)}, '
                 f'{len(self.num_grids)} and {len(ranges)}: {self.strides}, {self.num_grids}, '
                 f'{ranges}'
+            )
+        if min(*self.strides, *self.num_grids) < 1:
+            raise ValueError(
+                'SOLOv2Head: strides and num_grids must be at least 1, not '
+                f'{self.strides} and {self.num_grids}'
+            )
+        if self.strides[0] != self.strides[1] or self.strides[-1] != self.strides[-2]:
+            raise ValueError(
+                'SOLOv2Head: the first level is halved and the last brought to the size of the one '
+                f'before, so that each has its neighbour\'s stride, not {self.strides}'
             )
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f'SOLOv2Head: kernel_size must be odd, not {self.kernel_size}')

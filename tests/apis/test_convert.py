@@ -122,6 +122,57 @@ def test_values_are_kept(case):
     assert all(value.shape == () and value == 0 for value in counters)
 
 
+PAIRS = {  # of deformable layers: ours, theirs
+    ('original', 'light r50 dcn'): {
+        'mask_head.cls_convs.2.conv.conv_offset': 'bbox_head.cate_convs.2.conv.conv_offset',
+        'mask_head.kernel_convs.2.conv.conv_offset': 'bbox_head.kernel_convs.2.conv.conv_offset',
+        'backbone.layer3.1.conv2.conv_offset': 'backbone.layer3.1.conv2.conv_offset',
+    },
+    ('original', 'r50 dcn'): {
+        'mask_neck.convs_all_levels.3.conv1.conv.conv_offset':
+        'mask_feat_head.convs_all_levels.3.conv1.conv.conv_offset',
+        'mask_neck.conv_pred.conv.conv_offset': 'mask_feat_head.conv_pred.0.conv.conv_offset',
+    },
+    ('adelaidet', 'r50 dcn backbone'): {
+        'backbone.layer2.3.conv2.conv_offset': 'backbone.bottom_up.res3.3.conv2_offset',
+        'backbone.layer4.0.conv2.conv_offset': 'backbone.bottom_up.res5.0.conv2_offset',
+    },
+}
+
+
+@pytest.mark.parametrize('case', PAIRS, ids='-'.join)
+def test_offsets_of_deformable_layers_come_to_their_own_layers(case):
+    state_dict = without_values(*case)
+    weights = convert(dict(state_dict=state_dict)).weights
+    for ours, theirs in PAIRS[case].items():
+        for part in ('weight', 'bias'):
+            assert weights[f'{ours}.{part}'] is state_dict[f'{theirs}.{part}']
+
+
+@pytest.mark.parametrize(
+    ('meta', 'classes'),
+    [
+        (dict(CLASSES=('a', ) * 80), ('a', ) * 80),
+        (dict(dataset_meta=dict(classes=['a'] * 80)), ('a', ) * 80),
+        (dict(CLASSES='person'), None),
+        (dict(CLASSES=('cat', 'dog')), None),  # of another head
+        ('some text', None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_class_names_are_kept_if_they_are_as_many_as_the_head_has(meta, classes):
+    conversion = convert(dict(state_dict=without_values('original', 'light r18'), meta=meta))
+    assert conversion.classes == classes
+
+
+def test_entries_that_are_no_tensors_are_refused():
+    state_dict = {**without_values('original', 'light r18'), 'backbone.conv1.weight': None}
+    assert '1 entries are no tensors, backbone.conv1.weight first' in message(
+        dict(state_dict=state_dict)
+    )
+
+
 # The same network
 
 

@@ -65,7 +65,7 @@ def test_another_seed_draws_others():
 def test_wrapped_data(wrap):
     whole = epochs(wrap(Draws()), range(2), num_workers=1)
     assert epochs(wrap(Draws()), range(1, 2), num_workers=1) == whole[1:]
-    assert len(whole[0]) == 8
+    assert len(set(whole[0])) == len(whole[0]) == 8  # joined data draw differently
 
 
 def test_a_repeated_sample_is_drawn_anew():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.layers import mask_matrix_nms
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsolov2.models.mask_nms import FastMaskNMS, HardMaskNMS, MatrixNMS, SoftMaskNMS, mask_iou
 from mmsolov2.registry import TASK_UTILS
@@ -129,7 +130,7 @@ def test_equals_the_pseudo_code(kernel, seed):
     np.testing.assert_allclose(rescored.numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(('nms', 'slow', 'setting'), SLOW, ids=str)
+@pytest.mark.parametrize(('nms', 'slow', 'setting'), SLOW, ids=[str(one[0]) for one in SLOW])
 @pytest.mark.parametrize('seed', range(10))
 def test_equals_the_definition(nms, slow, setting, seed):
     scores, labels, masks = random_instances(seed, n=20)
@@ -367,6 +368,16 @@ def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
         rescored = nms(scores, labels, large_masks())
     assert rescored.dtype == torch.float32
     close(rescored, (scores.float() * torch.tensor(decays, dtype=torch.float32)).tolist())
+
+
+@pytest.mark.parametrize(
+    'nms', [nms for nms in FAMILY if not isinstance(nms, HardMaskNMS)], ids=str
+)
+def test_rescoring_never_waits_for_the_device(nms):
+    """Fake tensors have no values. The greedy rule alone asks whether it is done."""
+    with FakeTensorMode():
+        labels, masks = torch.zeros(5, dtype=torch.long), torch.zeros(5, 4, 4, dtype=torch.bool)
+        assert nms(torch.zeros(5), labels, masks).shape == (5, )
 
 
 # Overlaps and settings

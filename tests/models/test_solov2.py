@@ -168,6 +168,8 @@ def test_a_checkpoint_converted_by_half_is_refused(model, theirs, ours, tmp_path
         (dict(neck__out_channels=32), 'neck.out_channels is 32, but mask_neck.in_channels is 64'),
         (dict(mask_neck__in_channels=32), 'is 64, but mask_neck.in_channels is 32'),
         (dict(mask_head__in_channels=32), 'is 64, but mask_head.in_channels is 32'),
+        (dict(neck__num_outs=4), 'neck.num_outs is 4, but mask_head.num_grids has 5 levels'),
+        (dict(mask_neck__end_level=5), 'mask_neck.end_level is 5, but the neck gives 5 levels'),
         (
             dict(mask_head__mask_channels=256
                  ), 'mask_neck.out_channels is 64, but mask_head.mask_channels is 256'

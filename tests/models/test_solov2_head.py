@@ -160,6 +160,16 @@ def test_masks_are_padded_at_the_right_and_below():
             "no type 'mmsolov2.MatrxNMS'; there are .*FastMaskNMS.*HardMaskNMS.*MatrixNMS.*SoftMask"
         ),
         (dict(test_cfg=dict(nms=dict(sigma=2.0))), 'test_cfg.nms has no type None'),
+        (dict(test_cfg=dict(nms=None)), 'test_cfg.nms has no type None; there are'),
+        (dict(test_cfg=dict(nms='mmsolov2.MatrixNMS')), 'test_cfg.nms has no type None'),
+        (
+            dict(test_cfg=dict(nms=dict(type='mmsolov2.HardMaskNMS', kernel='gaussian'))
+                 ), r"unexpected keyword argument 'kernel'.*nms=dict\(_delete_=True"
+        ),
+        (dict(num_grids=(10, 8, 0, 4, 3)), r'must be at least 1, not .*\(10, 8, 0, 4, 3\)'),
+        (dict(strides=(0, 0, 16, 32, 32)), r'must be at least 1, not \(0, 0, 16, 32, 32\)'),
+        (dict(strides=(4, 8, 16, 32, 64)), r"neighbour's stride, not \(4, 8, 16, 32, 64\)"),
+        (dict(stacked_convs=0), 'stacked_convs must be at least 1, not 0'),
         (dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrixNMS', kernel='hard'))), "not 'hard'"),
     ],
     ids=str,

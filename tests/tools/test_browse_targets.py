@@ -85,6 +85,12 @@ def test_targets_without_boxes_are_those_of_the_masks(browse):
     assert lines[-1] == expected[-1]
 
 
+def test_heads_without_an_assigner_are_refused(browse, capsys):
+    with pytest.raises(SystemExit):
+        browse(settings=('model.mask_head._delete_=True', 'model.mask_head.type=SOLOHead'))
+    assert 'the head is a SOLOHead: only SOLOv2Head has an assigner' in capsys.readouterr().err
+
+
 def test_a_missing_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         tool.main([CONFIG, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/'])

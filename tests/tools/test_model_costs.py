@@ -29,6 +29,14 @@ def test_models_that_mmdet_lacks(run_python):
     assert (theirs, their_work) == ('–', '–') and float(ours) > 30
 
 
+def test_other_heads_are_counted_too(run_python):
+    result = run_python('tools/model_costs.py', 'solo_r50_fpn_ms-3x_coco')
+    ((_, _, ours, theirs, work, their_work), ) = TABLE.findall(result.stdout)
+    assert ours == theirs and work == their_work
+    with pytest.raises(AssertionError, match='has no mask_head; only SOLO and SOLOv2'):
+        run_python('tools/model_costs.py', 'mask-rcnn_r50_fpn_ms-3x_coco')
+
+
 def test_unknown_configs_are_refused(run_python):
     with pytest.raises(AssertionError, match='there is no such config file'):
         run_python('tools/model_costs.py', 'solov3')

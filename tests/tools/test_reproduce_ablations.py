@@ -24,7 +24,7 @@ spec.loader.exec_module(ablations)
 
 
 def arguments(tmp_path, *rows: str, config=SHAPES, **options) -> Namespace:
-    defaults = dict(seeds=[0, 1], epochs=None, jobs=2, gpus=0, cfg_options=None)
+    defaults = dict(seeds=[0, 1], epochs=None, jobs=2, gpus=None, cfg_options=None)
     settings = {**defaults, **options, 'rows': rows, 'config': str(config)}
     return Namespace(**settings, out_dir=str(tmp_path / 'out'))
 
@@ -93,6 +93,45 @@ def test_schedules_are_squeezed():
     assert (cosine.end, cosine.T_max) == (12, 12)
 
 
+def test_a_short_range_stays_an_epoch_long():
+    scheduler = ConfigDict(type='CosineAnnealingLR', begin=1, end=2, T_max=1)
+    ablations.squeeze_scheduler(scheduler, 1 / 12)
+    assert (scheduler.begin, scheduler.end, scheduler.T_max) == (0, 1, 1)
+
+
+def test_epochs_of_a_config_without_epochs_are_refused(tmp_path):
+    file = tmp_path / 'iterations.py'
+    file.write_text(f"_base_ = '{SHAPES}'\ntrain_cfg = dict(_delete_=True, max_iters=9)\n")
+    with pytest.raises(InputError, match=r'iterations\.py: --epochs needs a config that trains in'):
+        ablations.plan_runs(arguments(tmp_path, 'default', config=file, epochs=2))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--epochs', '0'], "'0' is not a number of at least 1"),
+        (['--jobs', '-1'], "'-1' is not a number"),
+        (['--gpus', '2', '--jobs', '2'], '--jobs is for CPUs'),
+    ],
+)
+def test_impossible_options_are_refused(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['reproduce_ablations.py', 'default', *options])
+    with pytest.raises(SystemExit):
+        ablations.parse_args()
+    assert message in capsys.readouterr().err
+
+
+def test_options_come_before_the_row(tmp_path):
+    """Heads take the base's classes over: those of the options."""
+    options = {'model.mask_head.num_classes': 3}
+    args = arguments(tmp_path, 'heads-mask-rcnn', seeds=[0], cfg_options=options)
+    (run, ) = ablations.plan_runs(args)
+    head = Config.fromfile(run.config).model.roi_head
+    assert head.bbox_head.num_classes == head.mask_head.num_classes == 3
+    with pytest.raises(InputError, match='--cfg-options .* do not fit'):
+        ablations.plan_runs(arguments(tmp_path, 'default', cfg_options={'model.type.x': 1}))
+
+
 # Runs
 
 
@@ -115,10 +154,17 @@ def test_rows_that_train_alike_share_their_training(tmp_path):
     assert config.custom_hooks == [dict(type='mmsolov2.NMSTimeHook')]
 
 
+def test_names_of_trainings_do_not_depend_on_the_rows_that_are_chosen(tmp_path):
+    alone = ablations.plan_runs(arguments(tmp_path, 'nms-hard', seeds=[0, 0]))
+    together = ablations.plan_runs(arguments(tmp_path, 'default', 'nms-hard', seeds=[0]))
+    assert len(alone) == 1 and alone[0] in together
+    assert alone[0].training.name == 'default-seed-0'
+
+
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     ablations.plan_runs(arguments(tmp_path, 'default', epochs=4))
     ablations.plan_runs(arguments(tmp_path, 'default', 'nms', epochs=4))
-    with pytest.raises(InputError, match=r'default\.py: .* of another config or schedule'):
+    with pytest.raises(InputError, match=r'default\.py: .* for another config or schedule'):
         ablations.plan_runs(arguments(tmp_path, 'default', epochs=5))
 
 
@@ -131,8 +177,9 @@ def tools(monkeypatch):
         state.calls.append(f'{tool} {folder.name}')
         if state.calls[-1] in state.fails:
             raise InputError(f'{folder}: broken')
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if tool == 'train':
+            assert ('--resume' in options) == (folder / 'last_checkpoint').is_file()
             (folder / 'last_checkpoint').write_text('epoch_1.pth')
             return
         (folder / 'now').mkdir()
@@ -158,31 +205,56 @@ def test_results_are_kept_and_reported(tools, monkeypatch, tmp_path, capsys):
         'test nms-hard-seed-1', 'train default-seed-0', 'train default-seed-1'
     ]  # yapf: disable
     out = capsys.readouterr().out
-    assert '2 trainings for 4 runs' in out and '[2/2] default-seed-' in out
-    assert '[4/4] nms-hard, seed 1: mask AP 42.0' in out
+    assert '2 trainings to do for 4 runs' in out and '[2/2] default-seed-' in out
+    assert 'nms-hard, seed 1: mask AP 42.0' in out
     table = (tmp_path / 'out/ablations.md').read_text().splitlines()
     same = ' | '.join(['41.0 ± 1.4'] * 5)
-    assert table[3] == f'| nms-hard | 2 | {same} | – | 12.3 | 1.50 (30) | 36.3 / – / – |'
+    assert table[3] == f'| nms-hard | 2 | {same} | – | 12.3 | 1.50 (30) | 36.3 | 9 |'
     assert (tmp_path / 'out/ablations.png').stat().st_size > 1000
     run(monkeypatch, arguments(tmp_path, 'default', 'nms-hard', 'nms-fast'))
     assert tools.calls[6:] == ['test nms-fast-seed-0', 'test nms-fast-seed-1']
 
 
-def test_a_failed_training_does_not_stop_the_others(tools, monkeypatch, tmp_path, capsys):
-    tools.fails = {'train default-seed-0'}
+def test_what_fails_does_not_stop_the_others(tools, monkeypatch, tmp_path, capsys):
+    tools.fails = {'train default-seed-0', 'test coords-none-seed-1'}
     args = arguments(tmp_path, 'default', 'coords-none', jobs=1)
     with pytest.raises(SystemExit):
         run(monkeypatch, args)
-    assert '1 of 4 trainings failed; run this again' in capsys.readouterr().err
-    assert len(tools.calls) == 4
+    assert 'failed: coords-none-seed-1, default-seed-0; the rest is kept' in capsys.readouterr().err
+    assert len(tools.calls) == 4 + 3
+    table = (tmp_path / 'out/ablations.md').read_text()
+    assert '| default | 1 |' in table and '| coords-none | 1 |' in table
     tools.fails, tools.calls = set(), []
     run(monkeypatch, args)
-    assert [call for call in tools.calls if 'train' in call] == ['train default-seed-0']
+    assert tools.calls == [
+        'train default-seed-0', 'test default-seed-0', 'test coords-none-seed-1'
+    ]  # yapf: disable
+
+
+def test_a_training_that_was_killed_goes_on(tools, monkeypatch, tmp_path):
+    folder = tmp_path / 'out/train/default-seed-0'
+    folder.mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text('epoch_1.pth')
+    run(monkeypatch, arguments(tmp_path, 'default', seeds=[0]))  # asserts --resume
+
+
+def test_gpus_are_for_the_launcher():
+    assert ablations.with_gpus('train', 2, ['--work-dir', 'x']) == [2, '--work-dir', 'x']
+    assert ablations.with_gpus('test', 2, ['a.pth', '--work-dir']) == ['a.pth', 2, '--work-dir']
+
+
+def test_several_processes_are_started_by_this_python(tmp_path):
+    """The launcher's error is this project's: torch was found."""
+    args = arguments(tmp_path, 'default', gpus=1)
+    with pytest.raises(InputError, match=r'train\.log: train ended with .*there is no such config'):
+        ablations.call('train', tmp_path / 'none.py', args, [], tmp_path / 'work')
 
 
 def test_a_tool_that_fails_names_its_log(tmp_path):
     args = arguments(tmp_path, 'default')
-    with pytest.raises(InputError, match=r'train\.log: train\.py ended with 2: error: .*none\.py'):
+    with pytest.raises(
+        InputError, match=r'train\.log: train ended with status 2: error: .*none\.py'
+    ):
         ablations.call('train', tmp_path / 'none.py', args, [], tmp_path / 'work')
 
 
@@ -206,6 +278,12 @@ def test_shared_cells_of_data(tiny_config):
 )
 def test_spread(values, text):
     assert ablations.spread(values) == text
+
+
+def test_what_was_not_measured_is_no_number():
+    figures = {f'coco/segm_{name}': 0.5 for name in ablations.METRICS}
+    row = ablations.table({'heads-solo': [{**figures, 'shared_cells': math.nan}]}).splitlines()[2]
+    assert row == f'| heads-solo | 1 | {" | ".join(["50.0"] * 6)} | – | – | – | – |'
 
 
 def test_where_nothing_was_found_ap_is_zero():

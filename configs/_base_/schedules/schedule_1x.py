@@ -1,4 +1,5 @@
-# 12 epochs of batch 16 over 8 GPUs, as the original trained its 1x models.
+# 12 epochs of batch 16 over 8 GPUs, as the original trained its 1x models. mmdet's config differs:
+# it divides after 8 and 11, and warms up from 0.001 of the rate.
 max_epochs = 12
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')

@@ -1,4 +1,5 @@
-# 36 epochs, the rate divided by 10 after 27 and 33 (SOLOv2, section 4.1).
+# 36 epochs, the rate divided by 10 after 27 and 33 (SOLOv2, section 4.1). mmdet's config differs:
+# it warms up from a third of the rate.
 _base_ = './schedule_1x.py'
 max_epochs = 36
 train_cfg = dict(max_epochs=max_epochs)
