@@ -55,7 +55,7 @@ class ClassCheckHook(Hook):
         dataset = next(innermost(loader.dataset))
         name = getattr(dataset, 'ann_file', type(dataset).__name__)
         raise InputError(
-            f'{runner.cfg.filename}: num_classes of the head is {num_classes}, but the dataset '
+            f"{runner.cfg.filename}: the head's num_classes is {num_classes}, but the dataset "
             f'{name} has {len(classes)} classes {classes}: set '
             f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
         )

@@ -28,6 +28,7 @@ from mmsolov2.apis import (
 )
 from mmsolov2.apis.overlay import draw_labels, instance_color
 from mmsolov2.errors import InputError
+from mmsolov2.models.mask_results import tight_boxes
 from mmsolov2.registry import MODELS
 
 CONFIG = Path(__file__).parents[2] / 'configs/solov2/solov2-light_r18_fpn_ms-3x_coco.py'
@@ -381,6 +382,19 @@ def test_rle_and_bitmaps_give_the_same(model, photo):
     assert to_coco(bitmaps, **about) == to_coco(encoded, **about)
     pictures = [draw_overlay(photo, sample, classes) for sample in (bitmaps, encoded)]
     assert np.array_equal(*pictures)
+
+
+def test_boxes_that_a_head_leaves_at_zero_are_put_around_the_masks(
+    model, photo, sample, monkeypatch
+):
+    """As those of mmdet's SOLO; without boxes every instance would be dropped as empty."""
+    boxes = sample.pred_instances.bboxes.clone()
+    sample.pred_instances.bboxes = torch.zeros_like(boxes)
+    monkeypatch.setattr(
+        'mmsolov2.apis.inference.inference_detector', lambda *args, **kwargs: sample
+    )
+    found = predict(model, photo).pred_instances
+    assert torch.equal(found.bboxes, tight_boxes(found.masks)) and found.bboxes.any()
 
 
 def test_category_ids(model):

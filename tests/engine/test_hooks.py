@@ -165,6 +165,13 @@ def test_model_without_mask_head_is_left_alone(tmp_path, classes):
     runner(tmp_path, Toy(), train=Data(*classes), val=Data(*classes)).train()
 
 
+def test_heads_inside_a_two_stage_model(tmp_path):
+    model = Toy()
+    model.roi_head = nn.Module()
+    model.roi_head.bbox_head = Toy(2).mask_head
+    assert 'has 3 classes' in message(runner(tmp_path, model, train=Data(*THREE)).train)
+
+
 @pytest.mark.parametrize('num_classes', [None, 2])
 @pytest.mark.parametrize('dataset', [Data(), Plain()], ids=['no classes', 'no metainfo'])
 def test_dataset_without_classes_is_left_alone(tmp_path, dataset, num_classes):
