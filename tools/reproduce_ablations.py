@@ -297,7 +297,10 @@ def with_gpus(tool: str, gpus: int, options: list) -> list:
 
 def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
     """Train what the runs need, some at a time, and say how far it is: the folders that failed."""
-    needed = {run.training: run for run in runs if not (run.training / 'done').is_file()}
+    needed = {}
+    for run in runs:
+        if not (run.training / 'done').is_file():
+            needed.setdefault(run.training, run)  # by the config of the first row
     failed, started, finished = set(), time.monotonic(), 0
 
     def work(run: Run) -> None:

@@ -174,6 +174,8 @@ def tools(monkeypatch):
     state = Namespace(calls=[], fails=set())
 
     def call(tool, config, args, options, folder):
+        if tool == 'train':
+            assert folder.name.startswith(config.stem)  # not with another row's prediction
         state.calls.append(f'{tool} {folder.name}')
         if state.calls[-1] in state.fails:
             raise InputError(f'{folder}: broken')
