@@ -119,5 +119,7 @@ class NMSTimeHook(Hook):
             self.head.nms = self.nms
         if metrics is not None and self.calls:
             milliseconds, candidates = zip(*self.calls, strict=True)
-            metrics['nms/milliseconds'] = median(milliseconds)
-            metrics['nms/candidates'] = median(candidates)
+            found = {'nms/milliseconds': median(milliseconds), 'nms/candidates': median(candidates)}
+            metrics.update(found)
+            for name, value in found.items():  # for the logger, which has the others already
+                runner.message_hub.update_scalar(f'test/{name}', value)

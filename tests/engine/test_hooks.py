@@ -210,6 +210,7 @@ def test_the_nms_is_timed(tmp_path):
     testing.register_hook(NMSTimeHook())
     figures = testing.test()
     assert figures['nms/candidates'] == 2
+    assert testing.message_hub.get_scalar('test/nms/candidates').current() == 2  # in the log
     assert 0 < figures['nms/milliseconds'] < 1000
     assert model.mask_head.nms is nms
 
