@@ -7,18 +7,13 @@ from statistics import median
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
+from mmsolov2.engine.launch import bare
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """A model without the wrapper that several processes put around it."""
-    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -45,7 +40,7 @@ class ClassCheckHook(Hook):
 
     @staticmethod
     def _check(runner, loader: DataLoader) -> None:
-        model = _bare(runner.model)
+        model = bare(runner.model)
         head = getattr(model, 'mask_head',
                        None) if not hasattr(model, 'roi_head') else (model.roi_head.bbox_head)
         num_classes = getattr(head, 'num_classes', None)
@@ -95,7 +90,7 @@ class NMSTimeHook(Hook):
 
     def before_test(self, runner) -> None:
         """Put a stop-watch around the model's mask NMS."""
-        self.calls, self.head = [], getattr(_bare(runner.model), 'mask_head', None)
+        self.calls, self.head = [], getattr(bare(runner.model), 'mask_head', None)
         self.nms = getattr(self.head, 'nms', None)
         if self.nms is not None:
             self.head.nms = self._timed

@@ -162,7 +162,9 @@ def test_only_the_loops_of_the_run_are_built(tmp_path):
 
 @pytest.mark.parametrize('classes', [TWO, THREE])
 def test_model_without_mask_head_is_left_alone(tmp_path, classes):
-    runner(tmp_path, Toy(), train=Data(*classes), val=Data(*classes)).train()
+    model = Toy()
+    runner(tmp_path, model, train=Data(*classes), val=Data(*classes)).train()
+    assert model.weight.item() != 1
 
 
 def test_heads_inside_a_two_stage_model(tmp_path):
@@ -175,7 +177,9 @@ def test_heads_inside_a_two_stage_model(tmp_path):
 @pytest.mark.parametrize('num_classes', [None, 2])
 @pytest.mark.parametrize('dataset', [Data(), Plain()], ids=['no classes', 'no metainfo'])
 def test_dataset_without_classes_is_left_alone(tmp_path, dataset, num_classes):
-    runner(tmp_path, Toy(num_classes), train=dataset).train()
+    model = Toy(num_classes)
+    runner(tmp_path, model, train=dataset).train()
+    assert model.weight.item() != 1
 
 
 def test_wrapped_model(tmp_path):

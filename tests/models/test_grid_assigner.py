@@ -435,8 +435,9 @@ def test_options_never_wait_for_the_device(owner):
     with FakeTensorMode():
         masks, labels, _ = instances_on('cpu')
         assigner = GridAssigner(owner=owner, **EVERY_OPTION)
-        assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
-        GridAssigner(vanishing='cover').mask_targets(masks)
+        targets = assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
+        assert targets.labels.shape == (55, )
+        assert GridAssigner(vanishing='cover').mask_targets(masks).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize('owner', ['last', 'smallest', 'nearest'])

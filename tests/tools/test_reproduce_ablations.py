@@ -171,7 +171,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 @pytest.fixture
 def tools(monkeypatch):
     """train.py and test.py that only leave their files; what was called, and what shall fail."""
-    state = Namespace(calls=[], fails=set())
+    state = Namespace(calls=[], fails=set(), resumed=[])
 
     def call(tool, config, args, options, folder):
         if tool == 'train':
@@ -181,7 +181,7 @@ def tools(monkeypatch):
             raise InputError(f'{folder}: broken')
         folder.mkdir(parents=True, exist_ok=True)
         if tool == 'train':
-            assert ('--resume' in options) == (folder / 'last_checkpoint').is_file()
+            state.resumed.append('--resume' in options)
             (folder / 'last_checkpoint').write_text('epoch_1.pth')
             return
         (folder / 'now').mkdir()
@@ -237,7 +237,8 @@ def test_a_training_that_was_killed_goes_on(tools, monkeypatch, tmp_path):
     folder = tmp_path / 'out/train/default-seed-0'
     folder.mkdir(parents=True)
     (folder / 'last_checkpoint').write_text('epoch_1.pth')
-    run(monkeypatch, arguments(tmp_path, 'default', seeds=[0]))  # asserts --resume
+    run(monkeypatch, arguments(tmp_path, 'default', seeds=[0, 1], jobs=1))
+    assert tools.resumed == [True, False]  # a new one keeps the config's load_from
 
 
 def test_gpus_are_for_the_launcher():
