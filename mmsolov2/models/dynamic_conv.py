@@ -15,10 +15,20 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
     The borders are padded with zeros, so that every odd ``size`` keeps the mask size (SOLOv2,
     section 3.1, M_ij = G_ij * F).
     """
+    if size == 1:
+        return (kernels @ features.flatten(1)).unflatten(1, features.shape[1:])
     if not len(kernels):  # conv2d refuses; this product leaves both inputs a (zero) gradient
         return kernels[:, :1, None] * features[:1]
     weight = kernels.view(-1, len(features), size, size)
     return F.conv2d(features[None], weight, padding=size // 2)[0]
+
+
+def dynamic_conv_rows(features: Tensor, kernels: Tensor, rows: slice, size: int = 1) -> Tensor:
+    """Some rows of ``dynamic_conv``, without computing the others: mask logits (n, rows, w)."""
+    halo = size // 2
+    first = max(rows.start - halo, 0)
+    logits = dynamic_conv(features[:, first:rows.stop + halo], kernels, size)
+    return logits[:, rows.start - first:rows.stop - first]
 
 
 def dynamic_conv_levels(

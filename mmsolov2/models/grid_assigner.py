@@ -31,15 +31,38 @@ OWNERS = ('last', 'smallest', 'nearest')
 VANISHING = ('keep', 'drop', 'cover')
 
 
+def pixel_counts(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels in each row (n, H) and in each column (n, W), int64, of masks (n, H, W) bool."""
+    width = masks.shape[2]
+    if width % 4:
+        masks = F.pad(masks, (0, -width % 4))
+    words = masks.flatten().view(torch.int32).view(*masks.shape[:2], masks.shape[2] // 4)
+    rows = sum(four(part.sum(2, dtype=torch.int32)).sum(2) for part in words.split(PIECE, 2))
+    columns = sum(four(part.sum(1, dtype=torch.int32)).long() for part in words.split(PIECE, 1))
+    return rows, columns.flatten(1)[:, :width]
+
+
+PIECE = 96  # int32 words of four 0/1 bytes that are added up before a byte could overflow, at 127
+
+
+def four(words: Tensor) -> Tensor:
+    """The bytes (n, k, 4) uint8 of words (n, k) int32."""
+    return words[..., None].view(torch.uint8)
+
+
 def mass_centers(masks: Tensor) -> Tensor:
     """Mean row and column (n, 2) float32, y first, of masks (n, H, W) bool; 0 for empty masks.
 
     Rows and columns count from 0 at the centre of the first pixel, as in all published code.
     """
-    height, width = masks.shape[-2:]
-    area = masks.sum((1, 2)).float().clamp(min=1e-6)
-    y = (masks.sum(2) * torch.arange(height, device=masks.device)).sum(1) / area
-    x = (masks.sum(1) * torch.arange(width, device=masks.device)).sum(1) / area
+    return centers(*pixel_counts(masks))
+
+
+def centers(rows: Tensor, columns: Tensor) -> Tensor:
+    """``mass_centers`` (n, 2) of masks with these pixels a row (n, H) and a column (n, W)."""
+    area = rows.sum(1).float().clamp(min=1e-6)
+    y = (rows * torch.arange(rows.shape[1], device=rows.device)).sum(1) / area
+    x = (columns * torch.arange(columns.shape[1], device=columns.device)).sum(1) / area
     return torch.stack([y, x], dim=1)
 
 
@@ -141,16 +164,19 @@ class GridAssigner:
         H and W are those of the padded network input, which the grids span. Without boxes those
         around the masks are taken. ``background`` is the label of cells without an instance.
         """
+        size = masks.shape[-2:]
         boxes = tight_boxes(masks) if boxes is None else boxes
         box_size = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
-        center = mass_centers(masks) + 0.5 * self.half_pixel
+        rows, columns = pixel_counts(masks)
+        area = rows.sum(1)
+        center = centers(rows, columns) + 0.5 * self.half_pixel
         reach = 0.5 * box_size * self.center_scale
         scale = torch.sqrt(box_size[:, 1] * box_size[:, 0])
-        seen = quarter_masks(masks) if self.vanishing == 'drop' else masks
-        present = seen.flatten(1).any(1)
+        drop = self.vanishing == 'drop'
+        present = quarter_masks(masks).flatten(1).any(1) if drop else area > 0
         cells, valid, nearby, first = [], [], [], 0
         for (low, high), grid in zip(self.scale_ranges, num_grids, strict=True):
-            near, inside = self._region(center, reach, masks.shape[-2:], grid)
+            near, inside = self._region(center, reach, size, grid)
             cells.append(first + near[:, 0, :, None] * grid + near[:, 1, None, :])
             on_level = present & (scale >= low) & (scale <= high)
             valid.append(inside[:, 0, :, None] & inside[:, 1, None, :] & on_level[:, None, None])
@@ -159,7 +185,7 @@ class GridAssigner:
         cells, valid = torch.stack(cells), torch.stack(valid)
         if self.owner is not None:
             levels = zip(nearby, num_grids, strict=True)
-            costs = torch.stack([self._costs(masks, center, *level) for level in levels])
+            costs = torch.stack([self._costs(area, size, center, *level) for level in levels])
             valid = owners(cells, valid, costs, first)
         return collect(cells, valid, labels, first, background)
 
@@ -171,15 +197,17 @@ class GridAssigner:
         vanished = ~targets.flatten(1).any(1)
         return torch.where(vanished[:, None, None], covering_masks(masks), targets)
 
-    def _costs(self, masks: Tensor, center: Tensor, near: Tensor, grid: int) -> Tensor:
+    def _costs(
+        self, area: Tensor, size: Sequence[int], center: Tensor, near: Tensor, grid: int
+    ) -> Tensor:
         """What it costs a cell (n, 3, 3) to take each instance, by the rule of ``owner``."""
         if self.owner == 'nearest':
-            height, width = masks.shape[-2:]
+            height, width = size
             y = near[:, 0] + 0.5 - center[:, 0, None] * grid / height  # (n, 3), in cells
             x = near[:, 1] + 0.5 - center[:, 1, None] * grid / width
             return y[:, :, None]**2 + x[:, None, :]**2
-        area = masks.sum((1, 2)) if self.owner == 'smallest' else center.new_zeros(len(masks))
-        return area.float()[:, None, None].expand(-1, 3, 3)
+        costs = area.float() if self.owner == 'smallest' else area.new_zeros(len(area)).float()
+        return costs[:, None, None].expand(-1, 3, 3)
 
     @staticmethod
     def _region(center: Tensor, reach: Tensor, size: Sequence[int],
@@ -242,7 +270,7 @@ def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
     """Cells and instances (p,) of the p valid slots of each image, by level and instance.
 
     The one place in training that waits for the device, once a batch, to learn every p (with
-    separate mask features the head waits once an image more, for the kernels of each level).
+    separate mask features the head waits again for each chunk, for the kernels of each level).
     """
     counts = torch.stack([image.valid.sum() for image in targets]).tolist()
     slots = [

@@ -5,26 +5,64 @@ A mask NMS is called as ``nms(scores, labels, masks)`` with scores (n,), labels 
 have lower scores. Thresholds and the choice of the best k are the caller's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsolov2.models import device
 from mmsolov2.registry import TASK_UTILS
 
+STRIP, CPU_STRIP = 2**26, 2**19  # mask pixels compared at a time, elsewhere and on a CPU
 
-def mask_iou(masks: Tensor) -> Tensor:
+
+def mask_iou(masks: Tensor, labels: Tensor | None = None) -> Tensor:
     """Intersection over union (n, n) float32 of masks (n, h, w) bool; 0 for empty masks.
+
+    With labels (n,) it is 0 between masks of different labels, and costs nothing there on a CPU.
+    """
+    shared = shared_pixels(masks.flatten(1), labels)
+    area = shared.diagonal()
+    return shared / (area[:, None] + area - shared).clamp(min=1)
+
+
+def shared_pixels(masks: Tensor, labels: Tensor | None) -> Tensor:
+    """How many pixels each two of masks (n, pixels) bool of the same label share: (n, n) float32.
 
     Computed in float32 even under autocast: areas of large masks overflow in float16.
     """
-    flat = masks.flatten(1).float()
-    with torch.autocast(flat.device.type, enabled=False):
-        intersection = flat @ flat.T
-    area = intersection.diagonal()
-    union = area[:, None] + area - intersection
-    return intersection / union.clamp(min=1)
+    shared = torch.zeros(len(masks), len(masks), device=masks.device)
+    with torch.autocast(masks.device.type, enabled=False):
+        if device.on_cpu(masks):
+            for group in groups(labels, len(masks)):
+                shared[group[:, None], group] = sparse_products(masks.index_select(0, group))
+            return shared
+        for part in masks.split(max(STRIP // max(len(masks), 1), 1), dim=1):
+            shared.addmm_(part.float(), part.float().T)
+    return shared if labels is None else shared * (labels[:, None] == labels)
+
+
+def groups(labels: Tensor | None, count: int) -> Sequence[Tensor]:
+    """The indices of each label of labels (n,), or all ``count``."""
+    if labels is None:
+        return [torch.arange(count)]
+    order = labels.argsort(stable=True)
+    sizes = labels[order].unique_consecutive(return_counts=True)[1]
+    return order.split(sizes.tolist())
+
+
+def sparse_products(masks: Tensor) -> Tensor:
+    """Pixels that masks (n, pixels) bool share: (n, n) float32.
+
+    A strip of pixels at a time, and in it only those masks that have some.
+    """
+    shared = torch.zeros(len(masks), len(masks))
+    for strip in masks.view(torch.uint8).split(max(CPU_STRIP // max(len(masks), 1), 1), dim=1):
+        some = strip.amax(1).nonzero()[:, 0]
+        part = strip.index_select(0, some).float()
+        shared[some[:, None], some] += part @ part.T
+    return shared
 
 
 def gaussian_decay(iou: Tensor, worst: Tensor, sigma: float) -> Tensor:
@@ -48,9 +86,8 @@ def ranked_overlaps(scores: Tensor, labels: Tensor, masks: Tensor,
     Between masks (n, h, w) of different labels it is 0 too, unless ``class_agnostic``.
     """
     order = scores.argsort(descending=True, stable=True)
-    iou = mask_iou(masks)[order][:, order].triu(1)
-    ranked = labels[order]
-    return order, iou if class_agnostic else iou * (ranked[:, None] == ranked)
+    iou = mask_iou(masks, None if class_agnostic else labels)
+    return order, iou[order][:, order].triu(1)
 
 
 def best_above(values: Tensor) -> Tensor:
@@ -138,9 +175,7 @@ def soft_nms(
     choice depends on the decay of the steps before. ``sigma`` multiplies, as in ``matrix_nms``;
     Soft-NMS's own 0.5 divides, the same function as 2.0 here.
     """
-    iou = mask_iou(masks)
-    if not class_agnostic:
-        iou = iou * (labels[:, None] == labels)
+    iou = mask_iou(masks, None if class_agnostic else labels)
     if kernel == 'gaussian':
         decay = torch.exp(-sigma * iou**2)
     else:

@@ -1,36 +1,24 @@
 """Candidates to results: masks, boxes and RLE at image size."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-MASK_STRIDE = 4  # of the mask features
-CHUNK_PIXELS = 2**24  # mask pixels upsampled at a time: 64 MiB of float32
+from mmsolov2.errors import InputError
+from mmsolov2.models import device
+from mmsolov2.models.mask_upsampling import MASK_STRIDE, Maps, Side, Tiles, image_masks, mask_tiles
+
+CHUNK_PIXELS = 2**24  # mask pixels upsampled at a time on a GPU: 64 MiB of float32
+RLE_PIXELS = 2**27  # mask pixels painted at a time before they are encoded: 128 MiB of bool
+SURE_BYTES = 2**28  # of bitmaps that need no look at the memory
 MASK_FORMATS = ('bitmap', 'rle')
-
-
-@dataclass
-class Candidates:
-    """Instances on their way to results."""
-
-    scores: Tensor  # (n,) float32
-    labels: Tensor  # (n,) int64
-    masks: Tensor  # (n, H/4, W/4) float32, mask probabilities over the padded input
-
-    def __getitem__(self, index: Tensor) -> 'Candidates':
-        """The candidates at ``index``: int64 indices (m,) or a mask (n,) bool."""
-        return Candidates(self.scores[index], self.labels[index], self.masks[index])
-
-    def ranked(self) -> 'Candidates':
-        """The same candidates, the highest score first."""
-        return self[self.scores.argsort(descending=True, stable=True)]
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
@@ -51,52 +39,155 @@ def _span(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return position.where(occupied, length).amin(1).minimum(end), end
 
 
-def image_masks(
-    masks: Tensor, threshold: float, image_size: Sequence[int], final_size: Sequence[int]
-) -> Tensor:
-    """Upsample masks (n, h, w) in [0, 1] and cut at the threshold: (n, *final_size) bool.
+def span(occupied: np.ndarray) -> tuple[int, int]:
+    """The first index and one past the last of occupied (length,) bool; 0 and 0 if none is."""
+    if not occupied.any():
+        return 0, 0
+    return int(occupied.argmax()), len(occupied) - int(occupied[::-1].argmax())
 
-    First by the mask stride, cropped to ``image_size`` (h, w), the network input without its
-    padding; then to ``final_size``. Bilinear both times, as in all published code.
-    """
-    full_size = [MASK_STRIDE * side for side in masks.shape[-2:]]
-    bilinear = partial(F.interpolate, mode='bilinear', align_corners=False)
-    masks = bilinear(masks[:, None], size=full_size)[..., :image_size[0], :image_size[1]]
-    if tuple(final_size) != tuple(image_size):
-        masks = bilinear(masks, size=tuple(final_size))
-    return masks[:, 0] > threshold
+
+class Crop(NamedTuple):
+    """A part of a mask that has all of its pixels."""
+
+    mask: np.ndarray  # (h, w) bool
+    top: int
+    left: int
+
+    def box(self) -> list[int]:
+        """The box xyxy around the mask in the image; zeros if it is empty."""
+        (y1, y2), (x1, x2) = map(span, (self.mask.any(1), self.mask.any(0)))
+        if y1 == y2:
+            return [0, 0, 0, 0]
+        return [x1 + self.left, y1 + self.top, x2 + self.left, y2 + self.top]
 
 
 def encode_rle(masks: Tensor) -> list[dict]:
     """COCO's compressed RLE of masks (n, H, W) bool: n dicts of ``size`` and ``counts``."""
-    return coco_mask.encode(np.asfortranarray(masks.permute(1, 2, 0).byte().cpu().numpy()))
+    bitmaps = masks.cpu().numpy().view(np.uint8)
+    return [coco_mask.encode(cv2.transpose(bitmap).T) for bitmap in bitmaps]
+
+
+def encode_crop(crop: Crop, height: int, width: int) -> dict:
+    """COCO's compressed RLE of a mask in an image that is never made."""
+    runs = dict(size=[height, width], counts=run_lengths(crop, height, width))
+    return coco_mask.frPyObjects(runs, height, width)
+
+
+def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
+    """Lengths of the runs outside and inside in turn, down the columns of the whole image."""
+    columns = np.pad(crop.mask.T, ((0, 0), (1, 1)))
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    changes = (column + crop.left) * height + row + crop.top
+    ends = changes[1::2][:-1] == changes[2::2]  # at the bottom, and on at the next column's top
+    kept = np.ones(len(changes), dtype=bool)
+    kept[1:-1] = ~np.repeat(ends, 2)
+    lengths = np.diff(changes[kept], prepend=0, append=height * width)
+    return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
 
 
 def to_results(
-    candidates: Candidates,
+    scores: Tensor,
+    labels: Tensor,
+    inside: Tensor,
+    read: Maps,
     meta: dict,
     *,
     rescale: bool,
     mask_threshold: float = 0.5,
     mask_format: str = 'bitmap',
 ) -> InstanceData:
-    """Bring n candidates to image size: scores (n,), labels (n,), bboxes (n, 4) and masks.
+    """Bring n masks to image size: scores (n,), labels (n,), bboxes (n, 4) xyxy and masks.
 
     Masks are bool (n, H, W) or n COCO RLE dicts; H and W are the original image's with
-    ``rescale``, else the network input's. Full-size probabilities exist for a few masks at a time.
+    ``rescale``, else the network input's. ``read`` gives their probabilities over the padded
+    input, ``inside`` (n, h, w) says where these are above the threshold.
+
+    Raises:
+        InputError: if bitmaps would not fit into memory.
     """
-    image_size = meta['img_shape'][:2]
-    final_size = meta['ori_shape'][:2] if rescale else image_size
-    height, width = candidates.masks.shape[-2:]
-    pixels = max(MASK_STRIDE**2 * height * width, final_size[0] * final_size[1])
-    boxes, masks = [], []
-    for chunk in candidates.masks.split(max(CHUNK_PIXELS // pixels, 1)):
-        chunk = image_masks(chunk, mask_threshold, image_size, final_size)
+    image_size = tuple(meta['img_shape'][:2])
+    final_size = tuple(meta['ori_shape'][:2]) if rescale else image_size
+    if mask_format == 'bitmap':
+        require_memory(len(inside), final_size, inside.device)
+    finish = from_tiles if device.on_cpu(inside) else from_chunks
+    bboxes, masks = finish(inside, read, mask_threshold, image_size, final_size, mask_format)
+    return InstanceData(scores=scores, labels=labels, bboxes=bboxes, masks=masks)
+
+
+def require_memory(count: int, size: Sequence[int], device_: torch.device) -> None:
+    """Raise InputError if ``count`` bitmaps of ``size`` do not fit into a device's memory."""
+    needed = count * math.prod(size)
+    if needed < SURE_BYTES:
+        return
+    free = device.available_memory(device_)
+    if needed > free:
+        raise InputError(
+            f'{count} masks of {size[0]}x{size[1]} pixels take {needed / 1e9:.1f} GB as bitmaps, '
+            f"but {device_} has {free / 1e9:.1f} GB left: set model.test_cfg.mask_format='rle', or "
+            'lower model.test_cfg.max_per_img'
+        )
+
+
+def from_tiles(
+    inside: Tensor,
+    read: Maps,
+    threshold: float,
+    image_size: Sequence[int],
+    final_size: Sequence[int],
+    mask_format: str,
+) -> tuple[Tensor, Tensor | list[dict]]:
+    """Boxes and masks of ``to_results``, each mask made where it can have pixels: for CPUs."""
+    sizes = zip(inside.shape[1:], image_size, final_size, strict=True)
+    sides = [Side.between(*size) for size in sizes]
+    step = len(inside) if mask_format == 'bitmap' else RLE_PIXELS // math.prod(final_size)
+    boxes, rles = [], []
+    for some in torch.arange(len(inside)).split(max(step, 1)):
+        images = device.zeros((len(some), *final_size), torch.bool, inside)
+        tiles = mask_tiles(
+            inside[some], lambda rows, part, some=some: read(rows, some[part]), threshold, *sides
+        )
+        crops = paint(images.numpy(), tiles, *sides)
+        boxes.extend(crop.box() for crop in crops)
+        if mask_format == 'rle':
+            rles.extend(encode_crop(crop, *final_size) for crop in crops)
+    boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
+    return boxes, rles if mask_format == 'rle' else images  # bitmaps are one group
+
+
+def paint(images: np.ndarray, tiles: Iterable[Tiles], rows: Side, columns: Side) -> list[Crop]:
+    """Paint tiles into empty images (n, H, W) bool: the painted part of each."""
+    height, width = rows.length, columns.length
+    start, stop = np.full((2, len(images)), max(images.shape)), np.zeros((2, len(images)), int)
+    for part in tiles:
+        mask, left, top = part.mask.numpy(), part.column.numpy() * width, part.row * height
+        start[0, mask] = np.minimum(start[0, mask], top)
+        stop[0, mask] = top + height
+        np.minimum.at(start[1], mask, left)
+        np.maximum.at(stop[1], mask, left + width)
+        band = images[:, top:top + height]
+        for index, x, values in zip(mask.tolist(), left.tolist(), part.inside.numpy(), strict=True):
+            place = band[index, :, x:x + width]
+            place[...] = values[:place.shape[0], :place.shape[1]]
+    ends = zip(images, *start.tolist(), *stop.tolist(), strict=True)
+    return [Crop(image[y1:y2, x1:x2], y1, x1) for image, y1, x1, y2, x2 in ends]
+
+
+def from_chunks(
+    inside: Tensor,
+    read: Maps,
+    threshold: float,
+    image_size: Sequence[int],
+    final_size: Sequence[int],
+    mask_format: str,
+) -> tuple[Tensor, Tensor | list[dict]]:
+    """Boxes and masks of ``to_results``, as many masks at a time as fit into a chunk: for GPUs."""
+    height, width = inside.shape[-2:]
+    pixels = max(MASK_STRIDE**2 * height * width, math.prod(final_size))
+    boxes, parts = [], []
+    for some in torch.arange(
+        len(inside), device=inside.device
+    ).split(max(CHUNK_PIXELS // pixels, 1)):
+        chunk = image_masks(read(slice(0, height), some), threshold, image_size, final_size)
         boxes.append(tight_boxes(chunk))
-        masks.extend(encode_rle(chunk)) if mask_format == 'rle' else masks.append(chunk)
-    return InstanceData(
-        scores=candidates.scores,
-        labels=candidates.labels,
-        bboxes=torch.cat(boxes),
-        masks=masks if mask_format == 'rle' else torch.cat(masks),
-    )
+        parts.extend(encode_rle(chunk)) if mask_format == 'rle' else parts.append(chunk)
+    return torch.cat(boxes), parts if mask_format == 'rle' else torch.cat(parts)

@@ -1,7 +1,9 @@
 """The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -11,10 +13,12 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
 from mmsolov2.models.coordinates import append_coordinates
-from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels
 from mmsolov2.models.grid_assigner import positives
-from mmsolov2.models.mask_results import MASK_FORMATS, MASK_STRIDE, Candidates, to_results
+from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
+from mmsolov2.models.mask_results import MASK_FORMATS, to_results
+from mmsolov2.models.mask_upsampling import MASK_STRIDE
 from mmsolov2.models.pyramid import to_head_strides
 from mmsolov2.registry import MODELS, TASK_UTILS
 
@@ -65,10 +69,16 @@ def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]
 
 
 def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
-    """Instance masks of mmdet's structures, padded at the right and below: (n, *size) bool."""
-    masks = masks.to_tensor(dtype=torch.bool, device=device)
-    height, width = masks.shape[-2:]
-    return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
+    """Instance masks of mmdet's structures, padded at the right and below: (n, *size) bool.
+
+    Without a copy where there is nothing to pad or to convert: never to be written to.
+    """
+    bitmaps = np.ascontiguousarray(masks.to_ndarray())
+    if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
+        bitmaps = bitmaps != 0
+    masks = torch.from_numpy(bitmaps.view(bool)).to(device)
+    padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
+    return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
 
 
 def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -311,35 +321,46 @@ class SOLOv2Head(BaseModule):
             labels.flatten(),
             avg_factor=num_positive + 1,
         )
-        images = zip(
-            per_image(mask_features),
+        loss_mask = self._mask_losses(
+            mask_features,
             flatten_cells(kernels),
-            masks,
+            [self.assigner.mask_targets(mask) for mask in masks],
             positives(targets),
-            strict=True,
         )
-        loss_mask = torch.cat([self._mask_losses(*image) for image in images])
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=1))
 
     def _mask_losses(
         self,
         features: MaskFeatures,
         kernels: Tensor,
+        masks: list[Tensor],
+        positive: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Mask losses (p,) of all positives: of each image its cells and their instances.
+
+        Kernels are (B, cells, D), masks (n, h, w) bool of each image.
+        """
+        if isinstance(features, Tensor) and self.kernel_size == 1 and has_dice_sums(self.loss_mask):
+            chosen = [image[cell] for image, (cell, _) in zip(kernels, positive, strict=True)]
+            targets = [MaskTargets(mask, of) for mask, (_, of) in zip(masks, positive, strict=True)]
+            return dice_losses(features, torch.cat(chosen), targets, self.loss_mask)
+        images = zip(per_image(features), kernels, masks, positive, strict=True)
+        return torch.cat([self._image_mask_losses(*image) for image in images])
+
+    def _image_mask_losses(
+        self,
+        features: MaskFeatures,
+        kernels: Tensor,
         masks: Tensor,
         positive: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Mask loss (p,) of an image's p positives: pairs of cell (p,) and instance (p,)."""
-        cell, instance = positive
-        logits = self._mask_logits(features, kernels, cell)
-        targets = self.assigner.mask_targets(masks)[instance]
-        return self.loss_mask(logits.float(), targets, reduction_override='none')
+        """Mask losses (p,) of an image's p positives, by any loss and kernels of any size."""
+        logits = MaskLogits(features, kernels, self.cell_levels, self.kernel_size)
 
-    def _mask_logits(self, features: MaskFeatures, kernels: Tensor, cell: Tensor) -> Tensor:
-        """Mask logits (n, h, w) of an image's kernels (cells, D) at cells (n,), level by level."""
-        if isinstance(features, Tensor):
-            return dynamic_conv(features, kernels[cell], self.kernel_size)
-        counts = torch.bincount(self.cell_levels[cell], minlength=len(features)).tolist()
-        return dynamic_conv_levels(features, kernels[cell], counts, self.kernel_size)
+        def losses(cell: Tensor, instance: Tensor) -> Tensor:
+            return self.loss_mask(logits(cell), masks[instance], reduction_override='none')
+
+        return in_chunks(losses, masks[:1].numel() or 1, *positive)
 
     # Prediction
 
@@ -371,31 +392,40 @@ class SOLOv2Head(BaseModule):
         """
         keep = keep_symmetric_peaks if self.test_cfg['symmetric_peaks'] else keep_peaks
         scores = flatten_cells([keep(level.float().sigmoid()) for level in category_logits])
-        images = zip(scores, flatten_cells(kernels), per_image(mask_features), strict=True)
-        return [
-            to_results(
-                self._rescore(self._candidates(*image)),
-                meta,
-                rescale=rescale,
-                mask_threshold=self.test_cfg['mask_thr'],
-                mask_format=self.test_cfg['mask_format'],
-            ) for image, meta in zip(images, metas, strict=True)
-        ]
+        images = zip(scores, flatten_cells(kernels), per_image(mask_features), metas, strict=True)
+        return [self._predict_image(*image, rescale=rescale) for image in images]
 
-    def _candidates(self, scores: Tensor, kernels: Tensor, features: MaskFeatures) -> Candidates:
-        """Cells (cells, C) above the threshold and with enough mask, scored by their maskness."""
-        cell, label = (scores > self.test_cfg['score_thr']).nonzero(as_tuple=True)
-        masks = self._mask_logits(features, kernels, cell).float().sigmoid()
-        inside = masks > self.test_cfg['mask_thr']
-        area = inside.sum((1, 2))
-        maskness = (masks * inside).sum((1, 2)) / area
-        candidates = Candidates(scores[cell, label] * maskness, label, masks)
-        smallest = self.test_cfg['min_mask_pixels']
-        return candidates[area > self.cell_strides[cell] if smallest is None else area >= smallest]
+    def _predict_image(
+        self, scores: Tensor, kernels: Tensor, features: MaskFeatures, meta: dict, *, rescale: bool
+    ) -> InstanceData:
+        """Results of an image, of scores (cells, C), kernels (cells, D) and mask features."""
+        cfg = self.test_cfg
+        smallest = cfg['min_mask_pixels']
+        candidates, logits = find_candidates(
+            scores,
+            MaskLogits(features, kernels, self.cell_levels, self.kernel_size),
+            score_thr=cfg['score_thr'],
+            mask_thr=cfg['mask_thr'],
+            smallest=self.cell_strides +
+            1 if smallest is None else torch.full_like(self.cell_strides, smallest),
+            limit=cfg['nms_pre'],
+        )
+        best = self._rescore(candidates)
+        return to_results(
+            best.scores,
+            best.labels,
+            best.masks,
+            lambda rows, some: logits.rows(rows, best.cells[some]).sigmoid(),
+            meta,
+            rescale=rescale,
+            mask_threshold=cfg['mask_thr'],
+            mask_format=cfg['mask_format'],
+        )
 
     def _rescore(self, candidates: Candidates) -> Candidates:
         """The best candidates after mask NMS, the highest score first."""
-        cfg = self.test_cfg
-        best = candidates.ranked()[:cfg['nms_pre']]
-        best.scores = self.nms(best.scores, best.labels, best.masks > cfg['mask_thr'])
-        return best[best.scores >= cfg['filter_thr']].ranked()[:cfg['max_per_img']]
+        scores = self.nms(candidates.scores, candidates.labels, candidates.masks)
+        kept = (candidates.scores > 0) & (scores >= self.test_cfg['filter_thr'])
+        order = scores.where(kept, -1).argsort(descending=True, stable=True)
+        best = order[:kept.sum()][:self.test_cfg['max_per_img']]
+        return replace(candidates, scores=scores)[best]

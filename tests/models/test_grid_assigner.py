@@ -12,6 +12,7 @@ from mmsolov2.models.grid_assigner import (
     GridAssigner,
     covering_masks,
     mass_centers,
+    pixel_counts,
     positives,
     quarter_masks,
 )
@@ -562,6 +563,23 @@ def test_centres_of_mass_of_large_masks_are_exact():
     masks = torch.rand(3, 1000, 1500) < 0.7
     expected = [np.argwhere(mask).mean(0) for mask in masks.numpy()]
     np.testing.assert_allclose(mass_centers(masks).numpy(), expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (4, 383), (97, 384), (1100, 1301)])
+@pytest.mark.parametrize('density', [0.3, 1])
+def test_pixel_counts_equal_numpys(size, density):
+    """Also of masks that cover everything, far beyond what a byte can count."""
+    masks = np.random.default_rng(0).random((3, *size)) < density
+    rows, columns = pixel_counts(torch.from_numpy(masks))
+    assert np.array_equal(rows.numpy(), masks.sum(2))
+    assert np.array_equal(columns.numpy(), masks.sum(1))
+
+
+def test_pixel_counts_of_views():
+    masks = torch.rand(5, 12, 16) < 0.5
+    for view in (masks[1:], masks[:, 1:9, 3:11], masks.transpose(1, 2), masks.flip(2), masks[:0]):
+        rows, columns = pixel_counts(view)
+        assert torch.equal(rows, view.sum(2)) and torch.equal(columns, view.sum(1))
 
 
 def shrink(mask):

@@ -8,6 +8,7 @@ import torch
 from mmdet.models.layers import mask_matrix_nms
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmsolov2.models import device
 from mmsolov2.models.mask_nms import FastMaskNMS, HardMaskNMS, MatrixNMS, SoftMaskNMS, mask_iou
 from mmsolov2.registry import TASK_UTILS
 
@@ -373,8 +374,9 @@ def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
 @pytest.mark.parametrize(
     'nms', [nms for nms in FAMILY if not isinstance(nms, HardMaskNMS)], ids=str
 )
-def test_rescoring_never_waits_for_the_device(nms):
+def test_rescoring_never_waits_for_the_device(nms, monkeypatch):
     """Fake tensors have no values. The greedy rule alone asks whether it is done."""
+    monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
     with FakeTensorMode():
         labels, masks = torch.zeros(5, dtype=torch.long), torch.zeros(5, 4, 4, dtype=torch.bool)
         assert nms(torch.zeros(5), labels, masks).shape == (5, )

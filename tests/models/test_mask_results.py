@@ -3,33 +3,20 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from mmsolov2.models import mask_results
+from mmsolov2.errors import InputError
+from mmsolov2.models import device, mask_results, mask_upsampling
 from mmsolov2.models.mask_results import (
-    Candidates,
+    Crop,
+    encode_crop,
     encode_rle,
-    image_masks,
+    from_chunks,
+    from_tiles,
     tight_boxes,
     to_results,
 )
-
-# Candidates
-
-
-def test_candidates_are_ranked_and_indexed_as_rows():
-    candidates = Candidates(
-        torch.tensor([0.3, 0.9, 0.5, 0.9]), torch.arange(4),
-        torch.arange(4.0).view(4, 1, 1)
-    )
-    ranked = candidates.ranked()
-    assert ranked.labels.tolist() == [1, 3, 2, 0]
-    assert ranked.masks.flatten().tolist() == [1, 3, 2, 0]
-    assert ranked[:2].scores.tolist() == torch.tensor([0.9, 0.9]).tolist()
-    assert ranked[ranked.scores < 0.6].labels.tolist() == [2, 0]
-    assert candidates.labels.tolist() == [0, 1, 2, 3]
-
+from mmsolov2.models.mask_upsampling import image_masks
 
 # Boxes
 
@@ -76,45 +63,6 @@ def test_no_boxes():
     assert boxes.dtype == torch.float32
 
 
-# Masks at image size
-
-
-@pytest.mark.parametrize('threshold', [0.3, 0.5])
-@pytest.mark.parametrize(
-    ('image_size', 'final_size'),
-    [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29, 48), (11, 17))],
-    ids=str,
-)
-def test_masks_equal_two_plain_resizes(image_size, final_size, threshold):
-    masks = torch.rand(3, 8, 12)
-    padded = F.interpolate(masks[None], size=(32, 48), mode='bilinear')
-    image = padded[:, :, :image_size[0], :image_size[1]]
-    expected = F.interpolate(image, size=final_size, mode='bilinear')[0] > threshold
-    found = image_masks(masks, threshold, image_size, final_size)
-    assert found.dtype == torch.bool
-    assert torch.equal(found, expected)
-
-
-def test_four_pixels_for_one():
-    """Between 0 and 1 the first row rises as 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1."""
-    masks = torch.tensor([[[0.0, 1.0]]])
-    assert image_masks(masks, 0.5, (4, 8),
-                       (4, 8)).int().tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]] * 4]
-    assert image_masks(masks, 0.3, (2, 6), (2, 6)).int().tolist() == [[[0, 0, 0, 1, 1, 1]] * 2]
-
-
-def test_the_padding_is_cut_off_before_the_last_resize():
-    """Of 8 columns the image has 6, of which 2 are inside: a third of the original's 12."""
-    masks = torch.tensor([[[0.0, 1.0]]])
-    assert image_masks(masks, 0.5, (4, 6), (4, 12)).int().tolist() == [[[0] * 8 + [1] * 4] * 4]
-
-
-def test_a_probability_at_the_threshold_is_outside():
-    masks = torch.full((1, 2, 2), 0.5)
-    assert not image_masks(masks, 0.5, (8, 8), (8, 8)).any()
-    assert image_masks(masks, 0.49, (8, 8), (8, 8)).all()
-
-
 # RLE
 
 
@@ -137,44 +85,69 @@ def test_no_rle():
     assert encode_rle(torch.zeros(0, 4, 6, dtype=torch.bool)) == []
 
 
+@pytest.mark.parametrize('density', [0, 0.02, 0.5, 0.98, 1])
+def test_rle_of_a_crop_is_that_of_the_image(density):
+    """At every border, and where a run goes on from the bottom to the next column's top."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 9, 2)
+        top, bottom = np.sort(rng.integers(0, height + 1, 2))
+        left, right = np.sort(rng.integers(0, width + 1, 2))
+        part = Crop(rng.random((bottom - top, right - left)) < density, top, left)
+        image = np.zeros((height, width), dtype=bool)
+        image[top:bottom, left:right] = part.mask
+        assert encode_crop(part, height, width) == encode_rle(torch.from_numpy(image)[None])[0]
+
+
 # Results
 
 META = dict(img_shape=(30, 41), ori_shape=(61, 80, 3), batch_input_shape=(32, 48))
 SIZES = {True: (61, 80), False: (30, 41)}
 
 
-def some_candidates(n):
-    return Candidates(torch.rand(n), torch.randint(0, 9, (n, )), torch.rand(n, 8, 12))
+def maps_of(masks, threshold=0.5):
+    """Masks (n, h, w) as results take them: where they are, and how to read them."""
+    return masks > threshold, lambda rows, some: masks[some, rows]
+
+
+def some_results(n):
+    """Scores, labels and masks of n instances, half of them small."""
+    masks = torch.rand(n, 8, 12)
+    masks[::2] *= torch.zeros(8, 12).index_fill(0, torch.tensor([2, 3]), 1)
+    return torch.rand(n), torch.randint(0, 9, (n, )), masks
 
 
 @pytest.mark.parametrize('rescale', [True, False])
-def test_results_are_the_candidates_at_image_size(rescale):
-    candidates = some_candidates(4)
-    results = to_results(candidates, META, rescale=rescale, mask_threshold=0.6)
-    masks = image_masks(candidates.masks, 0.6, (30, 41), SIZES[rescale])
+def test_results_are_the_masks_at_image_size(rescale):
+    scores, labels, masks = some_results(4)
+    results = to_results(
+        scores, labels, *maps_of(masks, 0.6), META, rescale=rescale, mask_threshold=0.6
+    )
+    expected = image_masks(masks, 0.6, (30, 41), SIZES[rescale])
     assert results.masks.shape == (4, *SIZES[rescale])
-    assert torch.equal(results.masks, masks)
-    assert results.bboxes.tolist() == [box_by_loops(mask) for mask in masks]
-    assert torch.equal(results.scores, candidates.scores)
-    assert torch.equal(results.labels, candidates.labels)
+    assert torch.equal(results.masks, expected)
+    assert results.bboxes.tolist() == [box_by_loops(mask) for mask in expected]
+    assert torch.equal(results.scores, scores)
+    assert torch.equal(results.labels, labels)
 
 
 def test_a_rectangle_at_image_size():
     """It is at rows 2 to 3 and columns 4 to 8 of the mask features, the original twice as large."""
     masks = torch.zeros(1, 8, 12)
     masks[0, 2:4, 4:9] = 1
-    candidates = Candidates(torch.tensor([0.7]), torch.tensor([3]), masks)
     meta = dict(img_shape=(32, 48), ori_shape=(64, 96))
-    assert to_results(candidates, meta, rescale=False).bboxes.tolist() == [[16, 8, 36, 16]]
-    assert to_results(candidates, meta, rescale=True).bboxes.tolist() == [[32, 16, 72, 32]]
+    instance = (torch.tensor([0.7]), torch.tensor([3]), *maps_of(masks))
+    assert to_results(*instance, meta, rescale=False).bboxes.tolist() == [[16, 8, 36, 16]]
+    assert to_results(*instance, meta, rescale=True).bboxes.tolist() == [[32, 16, 72, 32]]
 
 
 @pytest.mark.parametrize('rescale', [True, False])
 @pytest.mark.parametrize('n', [0, 5])
 def test_rle_results_are_the_bitmaps(n, rescale):
-    candidates = some_candidates(n)
-    bitmaps = to_results(candidates, META, rescale=rescale)
-    rles = to_results(candidates, META, rescale=rescale, mask_format='rle')
+    scores, labels, masks = some_results(n)
+    instances = scores, labels, *maps_of(masks)
+    bitmaps = to_results(*instances, META, rescale=rescale)
+    rles = to_results(*instances, META, rescale=rescale, mask_format='rle')
     assert isinstance(rles.masks, list)
     assert len(rles.masks) == n
     for rle, mask in zip(rles.masks, bitmaps.masks, strict=True):
@@ -186,7 +159,8 @@ def test_rle_results_are_the_bitmaps(n, rescale):
 @pytest.mark.parametrize('rescale', [True, False])
 @pytest.mark.parametrize('n', [0, 1, 3])
 def test_results_of_any_number_have_the_same_types(n, rescale):
-    results = to_results(some_candidates(n), META, rescale=rescale)
+    scores, labels, masks = some_results(n)
+    results = to_results(scores, labels, *maps_of(masks), META, rescale=rescale)
     types = {name: (value.dtype, value.shape) for name, value in results.items()}
     assert types == dict(
         scores=(torch.float32, (n, )),
@@ -197,19 +171,64 @@ def test_results_of_any_number_have_the_same_types(n, rescale):
     assert len(results) == n
 
 
+def test_inputs_are_not_modified():
+    instances = some_results(3)
+    before = [tensor.clone() for tensor in instances]
+    to_results(*instances[:2], *maps_of(instances[2]), META, rescale=True)
+    assert all(torch.equal(now, then) for now, then in zip(instances, before, strict=True))
+
+
+# The two ways to results: mask by mask where it is (CPU), and whole masks in chunks (GPU)
+
+SIDES = (1, 2, 3, 5, 31, 32, 33, 250, 1333, 2000)
+
+
+def kinds_of_masks(height, width):
+    """Masks (n, height, width) whose edges are where cutting goes wrong."""
+    masks = torch.zeros(9, height, width)
+    masks[0, 0, 0] = masks[1, -1, -1] = masks[2, height // 2, width // 2] = 1  # one pixel
+    masks[3] = 1  # everything
+    masks[4] = 0.5  # everything at the threshold
+    masks[5, 0] = masks[5, :, -1] = 0.9  # along two borders
+    masks[6] = torch.rand(height, width)
+    masks[7, height // 3:height // 2 + 1, width // 4:width // 2 + 1] = torch.rand(1)
+    return masks  # the last is empty
+
+
+@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
+@pytest.mark.parametrize('index', range(len(SIDES)))
+def test_both_ways_give_the_same(index, mask_format, monkeypatch):
+    """For images of 1 to 2000 pixels a side, larger, smaller and as large as the input."""
+    monkeypatch.setattr(mask_upsampling, 'TILE_PIXELS', 5000)
+    monkeypatch.setattr(mask_results, 'RLE_PIXELS', 5 * 10**6)
+    height, width = SIDES[index], SIDES[-1 - index]
+    for image_size in ((height, width), (min(height, 61), min(width, 200))):
+        padded = [-(-side // 32) * 8 for side in image_size]
+        args = (*maps_of(kinds_of_masks(*padded)), 0.5, image_size, (height, width), mask_format)
+        (boxes, masks), (expected_boxes, expected) = from_tiles(*args), from_chunks(*args)
+        assert torch.equal(boxes, expected_boxes)
+        assert masks == expected if mask_format == 'rle' else torch.equal(masks, expected)
+
+
+def test_masks_in_the_padding_alone_are_empty():
+    masks = torch.zeros(1, 8, 8)
+    masks[0, 7, 7] = 1
+    for ways in (from_tiles, from_chunks):
+        boxes, masks_ = ways(*maps_of(masks), 0.5, (20, 20), (40, 30), 'bitmap')
+        assert boxes.tolist() == [[0, 0, 0, 0]]
+        assert not masks_.any()
+
+
 @pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
 @pytest.mark.parametrize('n', [0, 1, 7])
 @pytest.mark.parametrize('pixels', [1, 3 * 61 * 80])
 def test_chunks_change_nothing(n, pixels, mask_format, monkeypatch):
-    candidates = some_candidates(n)
-    whole = to_results(candidates, META, rescale=True, mask_format=mask_format)
+    args = (*maps_of(some_results(n)[2]), 0.5, (30, 41), (61, 80), mask_format)
+    boxes, masks = from_chunks(*args)
     monkeypatch.setattr(mask_results, 'CHUNK_PIXELS', pixels)
-    chunked = to_results(candidates, META, rescale=True, mask_format=mask_format)
-    assert torch.equal(chunked.bboxes, whole.bboxes)
-    if mask_format == 'rle':
-        assert chunked.masks == whole.masks
-    else:
-        assert torch.equal(chunked.masks, whole.masks)
+    chunked_boxes, chunked = from_chunks(*args)
+    assert torch.equal(chunked_boxes, boxes)
+    assert chunked == masks if mask_format == 'rle' else torch.equal(chunked, masks)
 
 
 @pytest.mark.parametrize(
@@ -229,14 +248,21 @@ def test_chunks_bound_the_pixels_at_a_time(image_size, final_size, pixels, monke
 
     monkeypatch.setattr(mask_results, 'CHUNK_PIXELS', 3 * pixels + 1)
     monkeypatch.setattr(mask_results, 'image_masks', counted)
-    meta = dict(img_shape=image_size, ori_shape=final_size)
-    to_results(some_candidates(7), meta, rescale=True)
+    from_chunks(*maps_of(some_results(7)[2]), 0.5, image_size, final_size, 'bitmap')
     assert lengths == [3, 3, 1]
 
 
-def test_candidates_are_not_modified():
-    candidates = some_candidates(3)
-    before = [tensor.clone() for tensor in (candidates.scores, candidates.labels, candidates.masks)]
-    to_results(candidates, META, rescale=True)
-    after = (candidates.scores, candidates.labels, candidates.masks)
-    assert all(torch.equal(now, then) for now, then in zip(after, before, strict=True))
+# Memory
+
+
+def test_bitmaps_that_do_not_fit_are_refused(monkeypatch):
+    """One byte a pixel: 3 masks of 40x50 take 6000."""
+    instances = torch.rand(3), torch.zeros(3).long(), *maps_of(torch.ones(3, 8, 12))
+    meta = dict(img_shape=(32, 48), ori_shape=(40, 50))
+    monkeypatch.setattr(mask_results, 'SURE_BYTES', 0)
+    monkeypatch.setattr(device, 'available_memory', lambda where: 5999)
+    with pytest.raises(InputError, match=r"3 masks of 40x50 .* cpu has .*mask_format='rle'"):
+        to_results(*instances, meta, rescale=True)
+    assert len(to_results(*instances, meta, rescale=True, mask_format='rle').masks) == 3
+    monkeypatch.setattr(device, 'available_memory', lambda where: 6000)
+    assert to_results(*instances, meta, rescale=True).masks.all()

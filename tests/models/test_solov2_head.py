@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -136,6 +136,35 @@ def test_masks_are_padded_at_the_right_and_below():
     assert padded.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]]
     nobody = BitmapMasks(np.zeros((0, 2, 3), np.uint8), 2, 3)
     assert padded_masks(nobody, (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+def test_masks_that_fit_are_not_copied():
+    bitmaps = BitmapMasks(np.eye(4, dtype=np.uint8)[None], 4, 4)
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.dtype == torch.bool and torch.equal(masks[0], torch.eye(4).bool())
+    assert masks.data_ptr() == bitmaps.masks.ctypes.data
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int64, bool, np.float32])
+def test_any_value_but_zero_is_in_the_mask(dtype):
+    bitmaps = BitmapMasks(np.array([[[0, 255, 2, 1]] * 4], dtype), 4, 4)
+    bitmaps.masks = bitmaps.masks[:, ::-1, ::-1]
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.view(torch.uint8).tolist() == [[[1, 1, 1, 0]] * 4]
+
+
+def test_flipped_masks_are_masks():
+    bitmaps = BitmapMasks(np.array([[[0, 1, 1, 1]] * 4], np.uint8), 4, 4)
+    bitmaps.masks = bitmaps.masks[:, :, ::-1]
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.int().tolist() == [[[1, 1, 1, 0]] * 4]
+
+
+def test_polygons_are_masks():
+    polygons = PolygonMasks([[np.array([0.0, 0, 4, 0, 4, 2, 0, 2])]], 4, 4)
+    masks = padded_masks(polygons, (4, 8), torch.device('cpu'))
+    assert masks.int().tolist() == [[[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2]
+    assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
 
 
 # Settings

@@ -1,0 +1,183 @@
+"""Cells above the score threshold to candidates: masks, and scores times maskness.
+
+On a CPU logits are looked at a strip of rows at a time: what is computed of a strip is still in the
+cache when it is needed next, and a mask costs little in strips where it is not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mmsolov2.models import device
+from mmsolov2.models.dynamic_conv import dynamic_conv_levels, dynamic_conv_rows
+
+STRIP, CPU_STRIP = 2**26, 2**20  # logits in a strip, elsewhere and on a CPU
+FEW = 2**23  # logits that are computed once and kept: 32 MiB
+MARGIN = 1e-3  # below the threshold's logit; no logit under it can be inside
+
+
+@dataclass
+class MaskLogits:
+    """The mask logits of n kernels of one image, computed when they are asked for."""
+
+    features: Tensor | Sequence[Tensor]  # (E, h, w), or such for each level
+    kernels: Tensor  # (n, E·size²)
+    levels: Tensor  # (n,) int64
+    size: int = 1
+    whole: Tensor | None = None  # (n, h, w), if they are kept
+
+    def __len__(self) -> int:
+        return len(self.kernels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a mask."""
+        unified = isinstance(self.features, Tensor)
+        return tuple((self.features if unified else self.features[0]).shape[-2:])
+
+    def of(self, cells: Tensor) -> 'MaskLogits':
+        """The logits of the kernels at cells (n,), computed now if they are few."""
+        chosen = replace(self, kernels=self.kernels[cells], levels=self.levels[cells])
+        if self.whole is not None:
+            chosen.whole = self.whole[cells]
+        elif len(cells) * self.shape[0] * self.shape[1] <= FEW:
+            chosen.whole = chosen.rows(slice(0, self.shape[0]))
+        return chosen
+
+    def __call__(self, cells: Tensor) -> Tensor:
+        """Logits (n, h, w) float32 of the kernels at cells (n,)."""
+        return self.rows(slice(0, self.shape[0]), cells)
+
+    def rows(self, rows: slice, some: Tensor | None = None) -> Tensor:
+        """Logits (n, rows, w) float32, or of some kernels (m,) alone (m, rows, w)."""
+        if self.whole is not None:
+            part = self.whole[:, rows]
+            return part if some is None else part.index_select(0, some)
+        kernels, levels = self.kernels, self.levels
+        if some is not None:
+            kernels, levels = kernels.index_select(0, some), levels[some]
+        if isinstance(self.features, Tensor):
+            return dynamic_conv_rows(self.features, kernels, rows, self.size).float()
+        order = levels.argsort(stable=True)
+        counts = levels.bincount(minlength=len(self.features)).tolist()
+        logits = dynamic_conv_levels(self.features, kernels[order], counts, self.size)
+        return torch.empty_like(logits).index_copy_(0, order, logits)[:, rows].float()
+
+    def strips(self, count: int) -> Iterator[slice]:
+        """Rows to take at a time for ``count`` kernels; all if they cannot be computed apart."""
+        height, width = self.shape
+        pixels = CPU_STRIP if device.on_cpu(self.kernels) else STRIP
+        step = max(pixels // (max(count, 1) * width), 1)
+        if self.whole is None and not isinstance(self.features, Tensor):
+            step = height
+        return (slice(first, min(first + step, height)) for first in range(0, height, step))
+
+
+@dataclass
+class Candidates:
+    """Instances that mask NMS chooses from."""
+
+    scores: Tensor  # (n,) float32, 0 where the mask is too small
+    labels: Tensor  # (n,) int64
+    cells: Tensor  # (n,) int64, of the mask logits
+    masks: Tensor  # (n, h, w) bool
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor) -> 'Candidates':
+        """The candidates at ``index``: int64 indices (m,) or a mask (n,) bool."""
+        return Candidates(*(values[index] for values in vars(self).values()))
+
+    def best_with(self, others: 'Candidates', limit: int) -> 'Candidates':
+        """The best ``limit`` of these and others, the highest score first.
+
+        Of equal scores the lower cell comes first, and of a cell's the lower label.
+        """
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        both = Candidates(*(torch.cat(pair) for pair in pairs))
+        order = both.labels.argsort(stable=True)
+        order = order[both.cells[order].argsort(stable=True)]
+        return both[order[both.scores[order].argsort(descending=True, stable=True)][:limit]]
+
+
+def measure(logits: MaskLogits, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (n, h, w) bool of logits, their area (n,) and maskness (n,), both float32.
+
+    Maskness is the mean probability of a mask's pixels (SOLOv2, section 3.2), 0 without any.
+    """
+    masks = device.zeros((len(logits), *logits.shape), torch.bool, logits.kernels)
+    area, total = torch.zeros(2, len(logits), device=masks.device)
+    lowest = float(torch.tensor(threshold).clamp(0, 1).logit()) - MARGIN
+    for rows in logits.strips(len(logits)):
+        strip = logits.rows(rows)
+        some = torch.arange(len(logits), device=masks.device)
+        if device.on_cpu(strip) and strip.numel():
+            some = (strip.amax((1, 2)) > lowest).nonzero()[:, 0]
+            strip = strip.index_select(0, some)
+        probability = strip.sigmoid()
+        inside = (probability > threshold)
+        masks[some, rows] = inside
+        inside = inside.float()
+        area.index_add_(0, some, inside.sum((1, 2)))
+        total.index_add_(0, some, inside.mul_(probability).sum((1, 2)))
+    return masks, area, total / area.clamp(min=1)
+
+
+def find_candidates(
+    scores: Tensor,
+    logits: MaskLogits,
+    *,
+    score_thr: float,
+    mask_thr: float,
+    smallest: Tensor,
+    limit: int | None,
+) -> tuple[Candidates, MaskLogits]:
+    """The best ``limit`` candidates of scores (cells, C), by score times maskness; their logits.
+
+    A mask needs ``smallest`` (cells,) pixels. A cell's kernel is convolved once, not once a class.
+    Pairs of cell and class are taken ``limit`` at a time, the highest scores first, until no other
+    can come in: maskness is at most 1.
+    """
+    cells, labels = (scores > score_thr).nonzero(as_tuple=True)
+    scores = scores[cells, labels]
+    smallest = smallest[cells]
+    unique, cells = cells.unique(return_inverse=True)
+    logits = logits.of(unique)
+    if limit is None or len(scores) <= limit:
+        return with_masks(scores, labels, cells, smallest, logits, mask_thr), logits
+    found = None
+    for block in blocks(scores, limit):
+        if found is not None and found.scores.amin() > scores[block].amax():
+            break
+        used, slot = cells[block].unique(return_inverse=True)
+        more = with_masks(
+            scores[block], labels[block], slot, smallest[block], logits.of(used), mask_thr
+        )
+        more = replace(more, cells=used[slot])
+        found = more if found is None else found.best_with(more, limit)
+    return found, logits
+
+
+def blocks(scores: Tensor, size: int) -> Sequence[Tensor]:
+    """Indices of scores (n,), ``size`` at a time, the highest first; each block in order."""
+    order = scores.argsort(descending=True, stable=True)
+    return [block.sort()[0] for block in order.split(size)]
+
+
+def with_masks(
+    scores: Tensor,
+    labels: Tensor,
+    cells: Tensor,
+    smallest: Tensor,
+    logits: MaskLogits,
+    mask_thr: float,
+) -> Candidates:
+    """Candidates of n pairs of cell and class, in the order of cells."""
+    masks, area, maskness = measure(logits, mask_thr)
+    if len(logits) < len(cells):
+        masks = masks[cells]
+    scores = torch.where(area[cells] >= smallest, scores * maskness[cells], 0)
+    return Candidates(scores, labels, cells, masks)

@@ -1,0 +1,169 @@
+"""Masks at 1/4 scale to masks at image size: as it is defined, and the same in tiles."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASK_STRIDE = 4  # of the mask features
+TILE = 16  # side of a tile in pixels of the mask features
+TILE_PIXELS = 2**20  # image pixels of tiles made at a time
+MARGIN = 1e-5  # how near the threshold a product is too inexact to decide
+
+Maps = Callable[[slice, Tensor], Tensor]  # of rows and some masks (m,): values (m, rows, w)
+
+
+def image_masks(
+    masks: Tensor, threshold: float, image_size: Sequence[int], final_size: Sequence[int]
+) -> Tensor:
+    """Upsample masks (n, h, w) in [0, 1] and cut at the threshold: (n, *final_size) bool.
+
+    First by the mask stride, cropped to ``image_size`` (h, w), the network input without its
+    padding; then to ``final_size``. Bilinear both times, as in all published code.
+    """
+    full_size = [MASK_STRIDE * side for side in masks.shape[-2:]]
+    bilinear = partial(F.interpolate, mode='bilinear', align_corners=False)
+    masks = bilinear(masks[:, None], size=full_size)[..., :image_size[0], :image_size[1]]
+    if tuple(final_size) != tuple(image_size):
+        masks = bilinear(masks, size=tuple(final_size))
+    return masks[:, 0] > threshold
+
+
+class Axis(NamedTuple):
+    """Where the pixels of a resized axis come from: weight · source[high] + the rest of low."""
+
+    low: Tensor  # (target,) int64
+    high: Tensor  # (target,) int64
+    weight: Tensor  # (target,) float32
+
+    @classmethod
+    def resized(cls, source: int, target: int) -> 'Axis':
+        """A bilinear resize, pixel centres at half pixels, as ``F.interpolate``."""
+        scale = float(torch.tensor(source / target))  # rounded to float32, as in torch
+        position = (scale * (torch.arange(target).double() + 0.5) - 0.5).float().clamp(min=0)
+        low = position.long()
+        return cls(low, (low + 1).clamp(max=source - 1), position - low)
+
+    def blend(self, low: Tensor, high: Tensor, at: Tensor) -> Tensor:
+        """The target's pixels ``at`` (n,), of the source's (n,): rounded as torch does on x86."""
+        weight = self.weight[at]
+        return (high * weight).addcmul_(low, 1 - weight)
+
+    def resize(self, values: Tensor) -> Tensor:
+        """Resize values (source, m) to (target, m)."""
+        weight = self.weight[:, None]
+        return values[self.high] * weight + values[self.low] * (1 - weight)
+
+
+class Side(NamedTuple):
+    """One axis of the way to the image, cut into tiles of ``length`` final pixels."""
+
+    up: Axis  # by the mask stride
+    final: Axis  # of the image without padding to the final one
+    length: int
+    window: Tensor  # (tiles, reach) int64, what a tile reads of the mask's map
+    weights: Tensor  # (tiles, length, reach) float32, both resizes in one product
+
+    @classmethod
+    def between(cls, size: int, image_size: int, final_size: int) -> 'Side':
+        """From a map of ``size`` by the stride, cut to ``image_size``, to ``final_size``."""
+        up = Axis.resized(size, MASK_STRIDE * size)
+        final = Axis.resized(image_size, final_size)
+        length = max(TILE * MASK_STRIDE * final_size // image_size, 1)
+        begin = torch.arange(0, final_size, length)
+        end = (begin + length).clamp(max=final_size) - 1
+        first, last = up.low[final.low[begin]], up.high[final.high[end]]
+        reach = torch.arange(int((last - first).amax()) + 1)
+        window = first.clamp(max=size - len(reach))[:, None] + reach
+        matrix = final.resize(up.resize(torch.eye(size)))
+        matrix = F.pad(matrix, (0, 0, 0, len(begin) * length - final_size))
+        weights = matrix.view(len(begin), length, size)
+        weights = weights.gather(2, window[:, None].expand(-1, length, -1))
+        return cls(up, final, length, window, weights)
+
+
+class Tiles(NamedTuple):
+    """Tiles of some masks in one row of tiles."""
+
+    mask: Tensor  # (m,) int64
+    column: Tensor  # (m,) int64, of tiles
+    row: int
+    inside: Tensor  # (m, height, width) bool; what is beyond the image is meaningless
+
+
+def mask_tiles(inside: Tensor, read: Maps, threshold: float, rows: Side,
+               columns: Side) -> Iterator[Tiles]:
+    """What ``image_masks`` gives for n masks, only where there can be pixels.
+
+    ``inside`` (n, h, w) says where their maps are above the threshold: values up to it stay so when
+    they are interpolated. A tile is a product with the weights of both resizes; pixels too near the
+    threshold are done again as they are defined.
+    """
+    occupied = inside.view(torch.uint8)
+    for row, window in enumerate(rows.window.tolist()):
+        window = slice(window[0], window[-1] + 1)
+        strip = occupied[:, window].amax(1)
+        mask, column = strip[:, columns.window].amax(2).nonzero(as_tuple=True)
+        step = max(TILE_PIXELS // (rows.length * columns.length), 1)
+        for some in zip(mask.split(step), column.split(step), strict=True):
+            yield row_of_tiles(*some, row, window, read, threshold, rows, columns)
+
+
+def row_of_tiles(
+    mask: Tensor,
+    column: Tensor,
+    row: int,
+    window: slice,
+    read: Maps,
+    threshold: float,
+    rows: Side,
+    columns: Side,
+) -> Tiles:
+    """The tiles of masks (m,), ascending, in columns (m,) of a row of tiles."""
+    masks, index = mask.unique_consecutive(return_inverse=True)
+    maps = read(window, masks)
+    parts = maps[index[:, None], :, columns.window[column]]  # (m, reach, window)
+    values = products(columns.weights[column], parts, rows.weights[row].T).mT
+    inside = values > threshold
+    distance = values.sub_(threshold).abs_()
+    if len(mask) and distance.amin() < MARGIN:
+        tile, y, x = (distance < MARGIN).nonzero(as_tuple=True)
+        final_y = (row * rows.length + y).clamp(max=len(rows.final.low) - 1)
+        final_x = (column[tile] * columns.length + x).clamp(max=len(columns.final.low) - 1)
+        exact = sample(maps, window.start, index[tile], final_y, final_x, rows, columns)
+        inside[tile, y, x] = exact > threshold
+    return Tiles(mask, column, row, inside)
+
+
+def products(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+    """The product of three (batches of) matrices, whatever precision the user allows products."""
+    full = torch.get_float32_matmul_precision() == 'highest'
+    with torch.autocast(middle.device.type, enabled=False):
+        if full:
+            return left @ middle @ right
+        return (left.double() @ middle.double() @ right.double()).float()
+
+
+def sample(
+    maps: Tensor, first: int, mask: Tensor, y: Tensor, x: Tensor, rows: Side, columns: Side
+) -> Tensor:
+    """Pixels y, x (n,) of masks' final images (n,), rounded as ``image_masks`` does.
+
+    ``maps`` (m, rows, w) are the masks' maps from row ``first`` on.
+    """
+
+    def resized(read, row_axis: Axis, column_axis: Axis, y: Tensor, x: Tensor) -> Tensor:
+
+        def across(row: Tensor) -> Tensor:
+            left, right = read(row, column_axis.low[x]), read(row, column_axis.high[x])
+            return column_axis.blend(left, right, x)
+
+        return row_axis.blend(across(row_axis.low[y]), across(row_axis.high[y]), y)
+
+    def upsampled(y: Tensor, x: Tensor) -> Tensor:
+        return resized(lambda y, x: maps[mask, y - first, x], rows.up, columns.up, y, x)
+
+    return resized(upsampled, rows.final, columns.final, y, x)

@@ -1,0 +1,43 @@
+"""What is free on a machine."""
+
+import math
+
+import pytest
+import torch
+
+from mmsolov2.models import device
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with 3000 KiB available, in a container that may take 1500 bytes more."""
+    (tmp_path / 'meminfo').write_text('MemTotal: 9000 kB\nMemAvailable:    3000 kB\n')
+    (tmp_path / 'memory.max').write_text('2000\n')
+    (tmp_path / 'memory.current').write_text('500\n')
+    monkeypatch.setattr(device, 'MEMORY', tmp_path / 'meminfo')
+    monkeypatch.setattr(device, 'GROUP', tmp_path)
+    return tmp_path
+
+
+def test_the_container_limits(machine):
+    assert device.available_memory(CPU) == 1500
+
+
+def test_the_machine_limits(machine):
+    (machine / 'memory.max').write_text('max\n')
+    assert device.available_memory(CPU) == 3000 * 1024
+
+
+def test_what_cannot_be_known_is_no_limit(machine):
+    for file in machine.iterdir():
+        file.unlink()
+    assert device.available_memory(CPU) == math.inf
+
+
+def test_zeros():
+    found = device.zeros((2, 3), torch.float32, torch.ones(1))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[0] * 3] * 2
+    assert device.zeros((1, ), torch.bool, torch.ones(1)).tolist() == [False]

@@ -1,0 +1,121 @@
+"""Masks at image size, against plain resizes and drawings."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmsolov2.models import mask_upsampling
+from mmsolov2.models.mask_upsampling import Side, image_masks, mask_tiles
+
+# The definition
+
+
+@pytest.mark.parametrize('threshold', [0.3, 0.5])
+@pytest.mark.parametrize(
+    ('image_size', 'final_size'),
+    [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29, 48), (11, 17))],
+    ids=str,
+)
+def test_masks_equal_two_plain_resizes(image_size, final_size, threshold):
+    masks = torch.rand(3, 8, 12)
+    padded = F.interpolate(masks[None], size=(32, 48), mode='bilinear')
+    image = padded[:, :, :image_size[0], :image_size[1]]
+    expected = F.interpolate(image, size=final_size, mode='bilinear')[0] > threshold
+    found = image_masks(masks, threshold, image_size, final_size)
+    assert found.dtype == torch.bool
+    assert torch.equal(found, expected)
+
+
+def test_four_pixels_for_one():
+    """Between 0 and 1 the first row rises as 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1."""
+    masks = torch.tensor([[[0.0, 1.0]]])
+    assert image_masks(masks, 0.5, (4, 8),
+                       (4, 8)).int().tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]] * 4]
+    assert image_masks(masks, 0.3, (2, 6), (2, 6)).int().tolist() == [[[0, 0, 0, 1, 1, 1]] * 2]
+
+
+def test_the_padding_is_cut_off_before_the_last_resize():
+    """Of 8 columns the image has 6, of which 2 are inside: a third of the original's 12."""
+    masks = torch.tensor([[[0.0, 1.0]]])
+    assert image_masks(masks, 0.5, (4, 6), (4, 12)).int().tolist() == [[[0] * 8 + [1] * 4] * 4]
+
+
+def test_a_probability_at_the_threshold_is_outside():
+    masks = torch.full((1, 2, 2), 0.5)
+    assert not image_masks(masks, 0.5, (8, 8), (8, 8)).any()
+    assert image_masks(masks, 0.49, (8, 8), (8, 8)).all()
+
+
+# Tiles
+
+SIZES = [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29, 48), (11, 17)),
+         ((32, 48), (300, 2)), ((1, 1), (9, 1))]
+
+
+def from_tiles(masks, threshold, image_size, final_size):
+    """Masks (n, *final_size) painted from tiles."""
+    sides = [
+        Side.between(*size) for size in zip(masks.shape[1:], image_size, final_size, strict=True)
+    ]
+    height, width = (len(side.window) * side.length for side in sides)
+    painted = torch.zeros(len(masks), height, width, dtype=torch.bool)
+    tiles = mask_tiles(masks > threshold, lambda rows, some: masks[some, rows], threshold, *sides)
+    for part in tiles:
+        for mask, column, inside in zip(part.mask, part.column, part.inside, strict=True):
+            y, x = part.row * sides[0].length, column * sides[1].length
+            painted[mask, y:y + sides[0].length, x:x + sides[1].length] = inside
+    return painted[:, :final_size[0], :final_size[1]]
+
+
+@pytest.mark.parametrize('margin', [0, 1e-5, 2], ids=['products', 'both', 'sampled'])
+@pytest.mark.parametrize('threshold', [0.3, 0.5])
+@pytest.mark.parametrize(('image_size', 'final_size'), SIZES, ids=str)
+def test_tiles_equal_the_definition(image_size, final_size, threshold, margin, monkeypatch):
+    """By products alone, and pixel by pixel alone, too."""
+    monkeypatch.setattr(mask_upsampling, 'TILE', 3)
+    monkeypatch.setattr(mask_upsampling, 'TILE_PIXELS', 1000)
+    monkeypatch.setattr(mask_upsampling, 'MARGIN', margin)
+    masks = torch.rand(20, 8, 12)
+    masks[5:, :4] = 0
+    masks[10:, :, 5:] = 0
+    expected = image_masks(masks, threshold, image_size, final_size)
+    assert torch.equal(from_tiles(masks, threshold, image_size, final_size), expected)
+
+
+@pytest.mark.parametrize('way', ['products', 'definition'])
+def test_values_at_the_threshold_are_decided_by_the_definition(way, monkeypatch):
+    """Thresholds that are some pixel's value, to the last bit: products fall on either side."""
+    if way == 'products':
+        monkeypatch.setattr(mask_upsampling, 'MARGIN', 0)
+    masks = torch.rand(1, 48, 60)
+    sizes = (187, 231), (333, 211)
+    image = F.interpolate(masks[None], size=(192, 240), mode='bilinear')[:, :, :187, :231]
+    values = F.interpolate(image, size=sizes[1], mode='bilinear').flatten()[::2009]
+    differing = 0
+    for threshold in values.tolist():
+        expected = image_masks(masks, threshold, *sizes)
+        differing += (from_tiles(masks, threshold, *sizes) != expected).sum()
+    assert (differing > 0) == (way == 'products')
+
+
+@pytest.mark.parametrize('precision', ['medium', 'high'])
+def test_products_are_full_where_others_may_be_rough(precision):
+    masks = torch.rand(3, 8, 12)
+    expected = image_masks(masks, 0.5, (30, 41), (61, 80))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert torch.equal(from_tiles(masks, 0.5, (30, 41), (61, 80)), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_only_tiles_with_pixels_are_made():
+    masks = torch.zeros(2, 64, 64)
+    masks[1, 40, 8] = 1
+    side = Side.between(64, 256, 256)
+    parts = list(mask_tiles(masks > 0.5, lambda rows, some: masks[some, rows], 0.5, side, side))
+    made = [(part.mask.tolist(), part.row, part.column.tolist()) for part in parts
+            if len(part.mask)]
+    assert made == [([1], 2, [0])]
