@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from mmdet.structures.mask import encode_mask_results
 from mmengine.evaluator import DumpResults
+
+from mmsolov2.models.mask_results import encode_rle
 
 
 class DumpInstances(DumpResults):
@@ -21,4 +22,4 @@ class DumpInstances(DumpResults):
                 sample.pop(ground_truth, None)
             masks = sample['pred_instances']['masks']
             if isinstance(masks, torch.Tensor):
-                sample['pred_instances']['masks'] = encode_mask_results(masks.numpy())
+                sample['pred_instances']['masks'] = encode_rle(masks)

@@ -107,6 +107,16 @@ def test_one_and_two_processes_give_the_same_figures(trained, tiny_config, run_p
     assert all(isinstance(m, dict) for m in predictions[0]['pred_instances']['masks'])
 
 
+def test_rle_and_the_faster_evaluator_give_the_same_figures(
+    trained, tiny_config, run_python, tmp_path
+):
+    command = ['tools/test.py', tiny_config, trained[1] / 'epoch_3.pth', '--work-dir', tmp_path]
+    options = ['model.test_cfg.mask_format=rle', 'test_evaluator.backend=faster']
+    logs = [run_python(*command), run_python(*command, '--cfg-options', *options)]
+    bitmaps, rle = [figures(log.stdout + log.stderr) for log in logs]
+    assert rle == bitmaps and rle['coco/segm_mAP_50'] > 0
+
+
 def dist_environment() -> dict[str, str]:
     folder = str(Path(sys.executable).parent)
     return dict(PATH=f'{folder}:/usr/bin:/bin', PORT=free_port(), OMP_NUM_THREADS='1')
@@ -142,6 +152,8 @@ def test_two_processes_train_also_without_instances(tiny_config, tiny_shapes, tm
     [
         ('train', 'model.mask_head.num_classes=7', 'num_classes is 7, but the dataset'),
         ('test', 'model.backbone.depth=34', 'the checkpoint is of another model'),
+        ('test', 'test_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
+        ('train', 'val_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
     ],
 )
 def test_a_wrong_config_is_one_line(
