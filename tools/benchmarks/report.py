@@ -1,0 +1,224 @@
+"""Benchmarks' JSON to Markdown tables, plots and a page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from benchmarks.measure import ratio, summary
+
+from mmsolov2.errors import InputError
+
+SIDES = ('mmdet', 'ours', 'floor')
+COLORS = dict(mmdet='tab:red', ours='tab:blue', floor='tab:gray')
+GROWTH = ('candidates', 'instances', 'positives', 'image')  # axes that plots go along
+PAGE = """# Benchmarks
+
+Made by `tools/benchmark.py report` from the results of its subcommands; do not edit.
+
+mmdet's SOLOv2 and ours have the same weights and inputs and run by turns in one process. Times are
+medians of all rounds (the least and the largest in brackets); "faster" is mmdet's time over ours,
+round by round. Memory is the peak of one run above what model and inputs hold already. "Floor"
+is what cannot be saved; each table says what it is. "Differing" counts the pixels (scores with
+`nms`, figures with `evaluate`) in which the results are not equal.
+
+Outputs of networks are made, not predicted, so that their number of candidates is known: pairs of
+a cell and a class that pass the point NMS and the score threshold. Each has a cell of its own as
+far as cells last, the case that is hardest for us: a trained model often gives one cell several
+classes. Compact masks cover 1 to 5 % of the picture, eight or so around each object; speckled ones
+half of all pixels at random, the worst case. With the network included, it computes all it has to,
+and then its outputs are the made ones.
+"""
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file at once, so that an interrupted run leaves none or all of it."""
+    unfinished = file.with_name(f'{file.name}.unfinished')
+    unfinished.write_text(text)
+    unfinished.replace(file)
+
+
+# Tables
+
+
+def number(value: float) -> str:
+    """A number with three digits that count."""
+    return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'
+
+
+def spread(found: dict[str, float], factor: float = 1) -> str:
+    """A median with the least and the largest value."""
+    middle, low, high = (number(factor * found[name]) for name in ('median', 'min', 'max'))
+    return f'{middle} ({low}–{high})'
+
+
+def milliseconds(values: list[float] | None) -> str:
+    """Median and spread of seconds, in ms."""
+    return spread(summary(values), 1000) if values else '–'
+
+
+def times(above: list[float] | None, below: list[float] | None) -> str:
+    """Median and spread of how many times one goes into the other."""
+    return spread(ratio(above, below)) if above and below else '–'
+
+
+def percent_more(above: list[float] | None, below: list[float] | None) -> str:
+    """By how much the median of one is more than the other, round by round."""
+    return f'{100 * (ratio(above, below)["median"] - 1):.1f} %' if above and below else '–'
+
+
+def megabytes(memory: dict, side: str) -> str:
+    """Bytes in MB."""
+    if side not in memory:
+        return '–'
+    return 'not measured' if memory[side] is None else f'{memory[side] / 1e6:.1f}'
+
+
+def row(case: dict, overhead: bool) -> dict[str, str]:
+    """The cells of a case by their column's head."""
+    seconds, memory = case['seconds'], case['memory']
+    cells = {name: str(value) for name, value in case['case'].items()}
+    for side in SIDES:
+        cells[f'{side}, ms'] = milliseconds(seconds.get(side))
+    cells['faster'] = times(seconds.get('mmdet'), seconds.get('ours'))
+    for side in SIDES[:2]:
+        compare = percent_more if overhead else times
+        cells[f'{side} over floor'] = compare(seconds.get(side), seconds.get('floor'))
+    for side in SIDES:
+        cells[f'{side}, MB'] = megabytes(memory, side)
+    for other in sorted(seconds.keys() - set(SIDES)):
+        cells[f'{other}, ms'] = milliseconds(seconds[other])
+        cells[f'{other} / floor'] = times(seconds[other], seconds.get('floor'))
+    whole, part = memory.get('mmdet'), memory.get('ours')
+    cells['memory, ours : mmdet'] = f'{part / whole:.3f}' if whole and part is not None else '–'
+    cells |= {name: number(value) for name, value in case.get('figures', {}).items()}
+    cells['differing'] = str(case.get('differing', '–'))
+    cells['notes'] = '; '.join(case['notes'])
+    return cells
+
+
+def table(content: dict) -> str:
+    """The Markdown table of a subcommand's results; columns without anything are left out."""
+    rows = [row(case, content['overhead']) for case in content['cases']]
+    heads = list(dict.fromkeys(head for one in rows for head in one))
+    heads = [head for head in heads if any(one.get(head, '–') not in ('', '–') for one in rows)]
+    lines = [heads, ['---'] * len(heads)]
+    lines += [[one.get(head, '–') for head in heads] for one in rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
+# Plots
+
+
+def growth_axis(content: dict) -> str | None:
+    """The axis along which a subcommand's cases grow, if there is one."""
+    for name in GROWTH[::-1]:
+        if len({case['case'].get(name) for case in content['cases']}) > 1:
+            return name
+    return None
+
+
+def position(value) -> float:
+    """Where a value of a growth axis stands: sizes by their megapixels."""
+    if isinstance(value, int):
+        return value
+    height, width = map(int, value.split('x'))
+    return height * width / 1e6
+
+
+def groups(content: dict, axis: str) -> dict[str, list[dict]]:
+    """Cases that differ along an axis alone, by what they share."""
+    shared = {}
+    for case in content['cases']:
+        varying = [f'{name} {value}' for name, value in case['case'].items() if name != axis]
+        shared.setdefault(', '.join(varying), []).append(case)
+    return shared
+
+
+def plot(content: dict, file: Path) -> bool:
+    """Draw time and memory against what grows, beside mmdet's; False if nothing grows."""
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    axis = growth_axis(content)
+    if axis is None:
+        return False
+    parts = groups(content, axis)
+    figure, axes = pyplot.subplots(
+        2, len(parts), squeeze=False, sharex=True, sharey='row', figsize=(1 + 3.2 * len(parts), 6)
+    )
+    for column, (title, cases) in zip(axes.T, parts.items(), strict=True):
+        draw(column[0], cases, axis, time_of)
+        draw(column[1], cases, axis, memory_of)
+        column[0].set_title(title.replace(', ', '\n'), fontsize=9)
+        column[1].set_xlabel('original, megapixels' if axis == 'image' else axis)
+    axes[0, 0].set_ylabel('ms')
+    axes[1, 0].set_ylabel('MB at the peak')
+    axes[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+    pyplot.close(figure)
+    return True
+
+
+def time_of(case: dict, side: str) -> float | None:
+    """Median ms of one side of a case."""
+    values = case['seconds'].get(side)
+    return 1000 * summary(values)['median'] if values else None
+
+
+def memory_of(case: dict, side: str) -> float | None:
+    """MB of one side of a case; nothing counts as a tenth, for the logarithm."""
+    value = case['memory'].get(side)
+    return None if value is None else max(value / 1e6, 0.1)
+
+
+def draw(axes, cases: Sequence[dict], axis: str, value_of) -> None:
+    """Draw a value of every side along an axis, both logarithmic."""
+    for side in SIDES:
+        points = [(position(case['case'][axis]), value_of(case, side)) for case in cases]
+        points = sorted(point for point in points if point[1] is not None)
+        if points:
+            axes.plot(*zip(*points, strict=True), 'o-', color=COLORS[side], label=side)
+    axes.set(xscale='log', yscale='log')
+    axes.grid(alpha=0.4)
+
+
+# The page
+
+
+def machine_line(machine: dict) -> str:
+    """A machine and its software in a sentence."""
+    found = dict(machine)
+    device, command = found.pop('device'), found.pop('command')
+    text = ', '.join(f'{name} {value}' for name, value in found.items())
+    return f'{device}: {text}.\n\n`{command}`'
+
+
+def section(file: Path, page: Path) -> str:
+    """A subcommand's part of the page; its picture is written beside the page."""
+    content = json.loads(file.read_text())
+    picture = page.with_name(f'{page.stem}-{file.parent.name}-{file.stem}.png')
+    lines = [f'## {content["subcommand"]}: {content["help"]}', machine_line(content['machine'])]
+    if content['floor']:
+        lines.append(f'Floor: {content["floor"]}.')
+    lines.append(table(content).strip())
+    if plot(content, picture):
+        lines.append(f'![{content["subcommand"]}]({picture.name})')
+    return '\n\n'.join(lines)
+
+
+def write_page(folders: Sequence[Path], page: Path) -> None:
+    """Write the page of all results of folders, and its plots beside it.
+
+    Raises:
+        InputError: if a folder has no results.
+    """
+    files = [sorted(folder.glob('*.json')) for folder in folders]
+    for folder, found in zip(folders, files, strict=True):
+        if not found:
+            raise InputError(f'{folder}: there are no results here; run the subcommands first')
+    page.parent.mkdir(parents=True, exist_ok=True)
+    parts = [section(file, page) for found in files for file in found]
+    write_whole(page, '\n\n'.join([PAGE.strip(), *parts]) + '\n')
+    print(page)
