@@ -14,6 +14,7 @@ from mmsolov2.models import device
 from mmsolov2.models.dynamic_conv import dynamic_conv_levels, dynamic_conv_rows
 
 STRIP, CPU_STRIP = 2**26, 2**20  # logits in a strip, elsewhere and on a CPU
+LOOK = 8  # rows in a strip of logits that are there
 FEW = 2**23  # logits that are computed once and kept: 32 MiB
 MARGIN = 1e-3  # below the threshold's logit; no logit under it can be inside
 
@@ -70,7 +71,9 @@ class MaskLogits:
         height, width = self.shape
         pixels = CPU_STRIP if device.on_cpu(self.kernels) else STRIP
         step = max(pixels // (max(count, 1) * width), 1)
-        if self.whole is None and not isinstance(self.features, Tensor):
+        if self.whole is not None:
+            step = min(step, LOOK)
+        elif not isinstance(self.features, Tensor):
             step = height
         return (slice(first, min(first + step, height)) for first in range(0, height, step))
 

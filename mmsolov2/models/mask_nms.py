@@ -55,10 +55,15 @@ def groups(labels: Tensor | None, count: int) -> Sequence[Tensor]:
 def sparse_products(masks: Tensor) -> Tensor:
     """Pixels that masks (n, pixels) bool share: (n, n) float32.
 
-    A strip of pixels at a time, and in it only those masks that have some.
+    From the first pixel of any to the last, a strip at a time, and in it only masks that have some.
     """
     shared = torch.zeros(len(masks), len(masks))
-    for strip in masks.view(torch.uint8).split(max(CPU_STRIP // max(len(masks), 1), 1), dim=1):
+    masks = masks.view(torch.uint8)
+    used = masks.amax(0).nonzero()[:, 0] if len(masks) else masks.new_zeros(0)
+    if not len(used):
+        return shared
+    masks = masks[:, used[0]:used[-1] + 1]
+    for strip in masks.split(max(CPU_STRIP // len(masks), 1), dim=1):
         some = strip.amax(1).nonzero()[:, 0]
         part = strip.index_select(0, some).float()
         shared[some[:, None], some] += part @ part.T

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from mmsolov2.errors import InputError
 from mmsolov2.models import device
-from mmsolov2.models.mask_upsampling import MASK_STRIDE, Maps, Side, Tiles, image_masks, mask_tiles
+from mmsolov2.models.mask_upsampling import (
+    MASK_STRIDE,
+    Band,
+    Maps,
+    Side,
+    image_masks,
+    mask_bands,
+    span,
+)
 
 CHUNK_PIXELS = 2**24  # mask pixels upsampled at a time on a GPU: 64 MiB of float32
 RLE_PIXELS = 2**27  # mask pixels painted at a time before they are encoded: 128 MiB of bool
@@ -26,24 +34,9 @@ def tight_boxes(masks: Tensor) -> Tensor:
 
     x2 and y2 are one past the last pixel, so that a box of one pixel has width and height 1.
     """
-    spans = [_span(masks.any(1)), _span(masks.any(2))]
+    spans = [span(masks.any(1)), span(masks.any(2))]
     (x1, x2), (y1, y2) = spans
     return torch.stack([x1, y1, x2, y2], dim=1).float()
-
-
-def _span(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First index and one past the last of occupied (n, length) bool; 0 and 0 where none is."""
-    length = occupied.shape[1]
-    position = torch.arange(length, device=occupied.device)
-    end = (occupied * (position + 1)).amax(1)
-    return position.where(occupied, length).amin(1).minimum(end), end
-
-
-def span(occupied: np.ndarray) -> tuple[int, int]:
-    """The first index and one past the last of occupied (length,) bool; 0 and 0 if none is."""
-    if not occupied.any():
-        return 0, 0
-    return int(occupied.argmax()), len(occupied) - int(occupied[::-1].argmax())
 
 
 class Crop(NamedTuple):
@@ -55,9 +48,10 @@ class Crop(NamedTuple):
 
     def box(self) -> list[int]:
         """The box xyxy around the mask in the image; zeros if it is empty."""
-        (y1, y2), (x1, x2) = map(span, (self.mask.any(1), self.mask.any(0)))
-        if y1 == y2:
+        columns, rows = (np.flatnonzero(self.mask.any(axis)) for axis in (0, 1))
+        if not len(rows):
             return [0, 0, 0, 0]
+        x1, x2, y1, y2 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
         return [x1 + self.left, y1 + self.top, x2 + self.left, y2 + self.top]
 
 
@@ -143,10 +137,10 @@ def from_tiles(
     boxes, rles = [], []
     for some in torch.arange(len(inside)).split(max(step, 1)):
         images = device.zeros((len(some), *final_size), torch.bool, inside)
-        tiles = mask_tiles(
+        bands = mask_bands(
             inside[some], lambda rows, part, some=some: read(rows, some[part]), threshold, *sides
         )
-        crops = paint(images.numpy(), tiles, *sides)
+        crops = paint(images.numpy(), bands)
         boxes.extend(crop.box() for crop in crops)
         if mask_format == 'rle':
             rles.extend(encode_crop(crop, *final_size) for crop in crops)
@@ -154,22 +148,18 @@ def from_tiles(
     return boxes, rles if mask_format == 'rle' else images  # bitmaps are one group
 
 
-def paint(images: np.ndarray, tiles: Iterable[Tiles], rows: Side, columns: Side) -> list[Crop]:
-    """Paint tiles into empty images (n, H, W) bool: the painted part of each."""
-    height, width = rows.length, columns.length
-    start, stop = np.full((2, len(images)), max(images.shape)), np.zeros((2, len(images)), int)
-    for part in tiles:
-        mask, left, top = part.mask.numpy(), part.column.numpy() * width, part.row * height
-        start[0, mask] = np.minimum(start[0, mask], top)
-        stop[0, mask] = top + height
-        np.minimum.at(start[1], mask, left)
-        np.maximum.at(stop[1], mask, left + width)
-        band = images[:, top:top + height]
-        for index, x, values in zip(mask.tolist(), left.tolist(), part.inside.numpy(), strict=True):
-            place = band[index, :, x:x + width]
-            place[...] = values[:place.shape[0], :place.shape[1]]
-    ends = zip(images, *start.tolist(), *stop.tolist(), strict=True)
-    return [Crop(image[y1:y2, x1:x2], y1, x1) for image, y1, x1, y2, x2 in ends]
+def paint(images: np.ndarray, bands: Iterable[Band]) -> list[Crop]:
+    """Paint bands into empty images (n, H, W) bool: the painted part of each."""
+    top, left = np.full((2, len(images)), max(images.shape))
+    bottom, right = np.zeros((2, len(images)), dtype=int)
+    for band in bands:
+        mask, end = band.mask.numpy(), band.top + band.inside.shape[1]
+        images[mask, band.top:end] = band.inside.numpy()
+        top[mask], bottom[mask] = np.minimum(top[mask], band.top), end
+        left[mask] = np.minimum(left[mask], band.left.numpy())
+        right[mask] = np.maximum(right[mask], band.right.numpy())
+    boxes = zip(images, *(side.tolist() for side in (left, top, right, bottom)), strict=True)
+    return [Crop(image[y1:y2, x1:x2], y1, x1) for image, x1, y1, x2, y2 in boxes]
 
 
 def from_chunks(

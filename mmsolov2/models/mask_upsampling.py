@@ -1,7 +1,7 @@
 """Masks at 1/4 scale to masks at image size: as it is defined, and the same in tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 
 MASK_STRIDE = 4  # of the mask features
 TILE = 16  # side of a tile in pixels of the mask features
-TILE_PIXELS = 2**20  # image pixels of tiles made at a time
-MARGIN = 1e-5  # how near the threshold a product is too inexact to decide
+BAND_PIXELS = 2**20  # image pixels made at a time
+MARGIN = 2e-6  # how near the threshold a product is too inexact to decide
 
 Maps = Callable[[slice, Tensor], Tensor]  # of rows and some masks (m,): values (m, rows, w)
 
@@ -68,6 +68,7 @@ class Side(NamedTuple):
     weights: Tensor  # (tiles, length, reach) float32, both resizes in one product
 
     @classmethod
+    @lru_cache(maxsize=32)
     def between(cls, size: int, image_size: int, final_size: int) -> 'Side':
         """From a map of ``size`` by the stride, cut to ``image_size``, to ``final_size``."""
         up = Axis.resized(size, MASK_STRIDE * size)
@@ -85,17 +86,18 @@ class Side(NamedTuple):
         return cls(up, final, length, window, weights)
 
 
-class Tiles(NamedTuple):
-    """Tiles of some masks in one row of tiles."""
+class Band(NamedTuple):
+    """Some rows of some masks at image size."""
 
     mask: Tensor  # (m,) int64
-    column: Tensor  # (m,) int64, of tiles
-    row: int
-    inside: Tensor  # (m, height, width) bool; what is beyond the image is meaningless
+    top: int
+    left: Tensor  # (m,) int64, where each mask's tiles begin
+    right: Tensor  # (m,) int64, one past where they end
+    inside: Tensor  # (m, height, W) bool
 
 
-def mask_tiles(inside: Tensor, read: Maps, threshold: float, rows: Side,
-               columns: Side) -> Iterator[Tiles]:
+def mask_bands(inside: Tensor, read: Maps, threshold: float, rows: Side,
+               columns: Side) -> Iterator[Band]:
     """What ``image_masks`` gives for n masks, only where there can be pixels.
 
     ``inside`` (n, h, w) says where their maps are above the threshold: values up to it stay so when
@@ -103,39 +105,47 @@ def mask_tiles(inside: Tensor, read: Maps, threshold: float, rows: Side,
     threshold are done again as they are defined.
     """
     occupied = inside.view(torch.uint8)
+    pixels = rows.length * columns.length * len(columns.window)
     for row, window in enumerate(rows.window.tolist()):
         window = slice(window[0], window[-1] + 1)
-        strip = occupied[:, window].amax(1)
-        mask, column = strip[:, columns.window].amax(2).nonzero(as_tuple=True)
-        step = max(TILE_PIXELS // (rows.length * columns.length), 1)
-        for some in zip(mask.split(step), column.split(step), strict=True):
-            yield row_of_tiles(*some, row, window, read, threshold, rows, columns)
+        tiles = occupied[:, window].amax(1)[:, columns.window].amax(2) > 0
+        for mask in tiles.any(1).nonzero()[:, 0].split(max(BAND_PIXELS // pixels, 1)):
+            if len(mask):
+                maps = read(window, mask)
+                painted = paint_tiles(tiles[mask], maps, row, threshold, rows, columns)
+                begin, end = span(tiles[mask])
+                yield Band(
+                    mask, row * rows.length, begin * columns.length, end * columns.length, painted
+                )
 
 
-def row_of_tiles(
-    mask: Tensor,
-    column: Tensor,
-    row: int,
-    window: slice,
-    read: Maps,
-    threshold: float,
-    rows: Side,
-    columns: Side,
-) -> Tiles:
-    """The tiles of masks (m,), ascending, in columns (m,) of a row of tiles."""
-    masks, index = mask.unique_consecutive(return_inverse=True)
-    maps = read(window, masks)
-    parts = maps[index[:, None], :, columns.window[column]]  # (m, reach, window)
-    values = products(columns.weights[column], parts, rows.weights[row].T).mT
+def paint_tiles(
+    tiles: Tensor, maps: Tensor, row: int, threshold: float, rows: Side, columns: Side
+) -> Tensor:
+    """A row of tiles (m, tiles in a row) bool of maps (m, reach, w): (m, height, W) bool."""
+    mask, column = tiles.nonzero(as_tuple=True)
+    parts = maps[mask[:, None], :, columns.window[column]].mT
+    values = products(rows.weights[row], parts, columns.weights[column].mT)
     inside = values > threshold
     distance = values.sub_(threshold).abs_()
-    if len(mask) and distance.amin() < MARGIN:
+    if distance.amin() < MARGIN:
         tile, y, x = (distance < MARGIN).nonzero(as_tuple=True)
         final_y = (row * rows.length + y).clamp(max=len(rows.final.low) - 1)
         final_x = (column[tile] * columns.length + x).clamp(max=len(columns.final.low) - 1)
-        exact = sample(maps, window.start, index[tile], final_y, final_x, rows, columns)
+        exact = sample(maps, int(rows.window[row, 0]), mask[tile], final_y, final_x, rows, columns)
         inside[tile, y, x] = exact > threshold
-    return Tiles(mask, column, row, inside)
+    painted = torch.zeros(*tiles.shape, rows.length, columns.length, dtype=torch.bool)
+    painted[mask, column] = inside
+    painted = painted.transpose(1, 2).flatten(2)[..., :len(columns.final.low)]
+    return painted[:, :len(rows.final.low) - row * rows.length]
+
+
+def span(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First index and one past the last of occupied (n, length) bool; 0 and 0 where none is."""
+    length = occupied.shape[1]
+    position = torch.arange(length, device=occupied.device)
+    end = (occupied * (position + 1)).amax(1)
+    return position.where(occupied, length).amin(1).minimum(end), end
 
 
 def products(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """The SOLOv2 detector: backbone, neck, mask neck and mask head."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from mmdet.models.detectors import BaseDetector
+from mmdet.models.utils import unpack_gt_instances
 from torch import Tensor, nn
 
 from mmsolov2.engine.checkpoint import require_match, with_mask_neck
@@ -38,6 +41,9 @@ def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> No
         )
 
 
+DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
+
+
 @MODELS.register_module()
 class SOLOv2(BaseDetector):
     """SOLOv2 (Wang et al., NeurIPS 2020) on any mmdet backbone and feature pyramid.
@@ -51,9 +57,14 @@ class SOLOv2(BaseDetector):
         train_cfg: settings of training; there are none.
         test_cfg: settings of prediction, see ``SOLOv2Head``.
         data_preprocessor: config of the data preprocessor.
+        channels_last: keep weights and activations in channels-last memory.
+        predict_dtype: 'bfloat16' or 'float16': autocast of prediction, dynamic convolution
+            included; what follows that is float32. Training has mmengine's AmpOptimWrapper.
+        compile: compile the network with ``torch.compile``: True, or its arguments. Losses and
+            results are not compiled: their sizes depend on the data.
 
     Raises:
-        ValueError: if the parts disagree on channels or levels.
+        ValueError: if the parts disagree on channels or levels, or predict_dtype is another type.
     """
 
     def __init__(
@@ -66,9 +77,21 @@ class SOLOv2(BaseDetector):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
+        channels_last: bool = False,
+        predict_dtype: str | None = None,
+        compile: bool | dict = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if predict_dtype not in (None, *DTYPES):
+            raise ValueError(
+                f'SOLOv2: predict_dtype must be None or one of {sorted(DTYPES)}, not '
+                f'{predict_dtype!r}'
+            )
+        self.channels_last = channels_last
+        self.predict_dtype = DTYPES.get(predict_dtype)
+        self.compile_options = {} if compile is True else compile
+        self._compiled = None  # until the first images: a model that is copied has none yet
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.mask_neck = MODELS.build(mask_neck)
@@ -85,31 +108,49 @@ class SOLOv2(BaseDetector):
             'test_cfg': test_cfg,
         })
         check_fit(self.neck, self.mask_neck, self.mask_head)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
 
     def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
         """Pyramid levels (B, C, h, w) of images (B, 3, H, W)."""
+        if self.channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return self.neck(self.backbone(batch_inputs))
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> tuple:
+        """Category logits, kernels, each one a level, and mask features (B, E, H/4, W/4)."""
+        features = self.extract_feat(batch_inputs)
+        return (*self.mask_head(features), self.mask_neck(features))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_mask`` of images (B, 3, H, W)."""
-        features = self.extract_feat(batch_inputs)
-        return self.mask_head.loss(features, self.mask_neck(features), batch_data_samples)
+        instances, _, _ = unpack_gt_instances(batch_data_samples)
+        return self.mask_head.loss_by_feat(*self.network(batch_inputs), instances)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         """The data samples of images (B, 3, H, W), with ``pred_instances`` added.
 
         Masks and boxes are at the original size, or with ``rescale=False`` at the network's.
         """
-        features = self.extract_feat(batch_inputs)
-        results = self.mask_head.predict(
-            features, self.mask_neck(features), batch_data_samples, rescale=rescale
-        )
+        with self._precision(batch_inputs.device.type):
+            outputs = self.network(batch_inputs)
+        metas = [sample.metainfo for sample in batch_data_samples]
+        results = self.mask_head.predict_by_feat(*outputs, metas, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> tuple:
-        """Category logits, kernels, each one a level, and mask features (B, E, H/4, W/4)."""
-        features = self.extract_feat(batch_inputs)
-        return (*self.mask_head(features), self.mask_neck(features))
+    def _precision(self, device: str) -> AbstractContextManager:
+        """The autocast of prediction."""
+        if self.predict_dtype is None:
+            return nullcontext()
+        return torch.autocast(device, dtype=self.predict_dtype)
+
+    def network(self, batch_inputs: Tensor) -> tuple:
+        """What ``_forward`` gives, compiled if that is asked for."""
+        if self.compile_options is False:
+            return self._forward(batch_inputs)
+        if self._compiled is None:
+            self._compiled = torch.compile(self._forward, **self.compile_options)
+        return self._compiled(batch_inputs)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Take mmdet's names for the mask features; refuse weights of another model."""

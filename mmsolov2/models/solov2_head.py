@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmdet.models.utils import unpack_gt_instances
 from mmdet.utils import reduce_mean
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
@@ -40,9 +39,10 @@ TEST_DEFAULTS = dict(
 
 
 def keep_peaks(scores: Tensor) -> Tensor:
-    """Zero all scores (B, C, S, S) that are not the largest of the 2x2 cells they end."""
-    neighbours = F.max_pool2d(scores, kernel_size=2, stride=1, padding=1)
-    return scores * (neighbours[..., :-1, :-1] == scores)
+    """Zero all scores (B, C, S, S) >= 0 that are not the largest of the 2x2 cells they end."""
+    above = F.pad(scores, (1, 0, 1, 0))
+    above = torch.maximum(above[..., 1:, :], above[..., :-1, :])
+    return scores * (torch.maximum(above[..., 1:], above[..., :-1]) == scores)
 
 
 def keep_symmetric_peaks(scores: Tensor) -> Tensor:
@@ -283,12 +283,6 @@ class SOLOv2Head(BaseModule):
 
     # Training
 
-    def loss(self, features: Sequence[Tensor], mask_features: MaskFeatures,
-             data_samples: list) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_mask`` of pyramid levels and mask features (B, E, h, w)."""
-        instances, _, _ = unpack_gt_instances(data_samples)
-        return self.loss_by_feat(*self(features), mask_features, instances)
-
     def loss_by_feat(
         self,
         category_logits: Sequence[Tensor],
@@ -363,18 +357,6 @@ class SOLOv2Head(BaseModule):
         return in_chunks(losses, masks[:1].numel() or 1, *positive)
 
     # Prediction
-
-    def predict(
-        self,
-        features: Sequence[Tensor],
-        mask_features: MaskFeatures,
-        data_samples: list,
-        *,
-        rescale: bool = True,
-    ) -> list[InstanceData]:
-        """Results of every image, of pyramid levels and mask features (B, E, h, w)."""
-        metas = [sample.metainfo for sample in data_samples]
-        return self.predict_by_feat(*self(features), mask_features, metas, rescale=rescale)
 
     def predict_by_feat(
         self,

@@ -199,7 +199,7 @@ def kinds_of_masks(height, width):
 @pytest.mark.parametrize('index', range(len(SIDES)))
 def test_both_ways_give_the_same(index, mask_format, monkeypatch):
     """For images of 1 to 2000 pixels a side, larger, smaller and as large as the input."""
-    monkeypatch.setattr(mask_upsampling, 'TILE_PIXELS', 5000)
+    monkeypatch.setattr(mask_upsampling, 'BAND_PIXELS', 5000)
     monkeypatch.setattr(mask_results, 'RLE_PIXELS', 5 * 10**6)
     height, width = SIDES[index], SIDES[-1 - index]
     for image_size in ((height, width), (min(height, 61), min(width, 200))):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmsolov2.models import mask_upsampling
-from mmsolov2.models.mask_upsampling import Side, image_masks, mask_tiles
+from mmsolov2.models.mask_upsampling import Side, image_masks, mask_bands
 
 # The definition
 
@@ -53,18 +53,19 @@ SIZES = [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29,
 
 
 def from_tiles(masks, threshold, image_size, final_size):
-    """Masks (n, *final_size) painted from tiles."""
-    sides = [
-        Side.between(*size) for size in zip(masks.shape[1:], image_size, final_size, strict=True)
-    ]
-    height, width = (len(side.window) * side.length for side in sides)
-    painted = torch.zeros(len(masks), height, width, dtype=torch.bool)
-    tiles = mask_tiles(masks > threshold, lambda rows, some: masks[some, rows], threshold, *sides)
-    for part in tiles:
-        for mask, column, inside in zip(part.mask, part.column, part.inside, strict=True):
-            y, x = part.row * sides[0].length, column * sides[1].length
-            painted[mask, y:y + sides[0].length, x:x + sides[1].length] = inside
-    return painted[:, :final_size[0], :final_size[1]]
+    """Masks (n, *final_size) painted from bands."""
+    sizes = zip(masks.shape[1:], image_size, final_size, strict=True)
+    sides = [Side.between(*size) for size in sizes]
+    painted = torch.zeros(len(masks), *final_size, dtype=torch.bool)
+    bands = mask_bands(masks > threshold, lambda rows, some: masks[some, rows], threshold, *sides)
+    for band in bands:
+        painted[band.mask, band.top:band.top + band.inside.shape[1]] = band.inside
+    return painted
+
+
+@pytest.fixture(autouse=True)
+def _no_cache():
+    Side.between.cache_clear()
 
 
 @pytest.mark.parametrize('margin', [0, 1e-5, 2], ids=['products', 'both', 'sampled'])
@@ -73,7 +74,7 @@ def from_tiles(masks, threshold, image_size, final_size):
 def test_tiles_equal_the_definition(image_size, final_size, threshold, margin, monkeypatch):
     """By products alone, and pixel by pixel alone, too."""
     monkeypatch.setattr(mask_upsampling, 'TILE', 3)
-    monkeypatch.setattr(mask_upsampling, 'TILE_PIXELS', 1000)
+    monkeypatch.setattr(mask_upsampling, 'BAND_PIXELS', 1000)
     monkeypatch.setattr(mask_upsampling, 'MARGIN', margin)
     masks = torch.rand(20, 8, 12)
     masks[5:, :4] = 0
@@ -115,7 +116,11 @@ def test_only_tiles_with_pixels_are_made():
     masks = torch.zeros(2, 64, 64)
     masks[1, 40, 8] = 1
     side = Side.between(64, 256, 256)
-    parts = list(mask_tiles(masks > 0.5, lambda rows, some: masks[some, rows], 0.5, side, side))
-    made = [(part.mask.tolist(), part.row, part.column.tolist()) for part in parts
-            if len(part.mask)]
-    assert made == [([1], 2, [0])]
+    (band, ) = mask_bands(masks > 0.5, lambda rows, some: masks[some, rows], 0.5, side, side)
+    assert (band.mask.tolist(), band.top) == ([1], 128)
+    assert (band.left.tolist(), band.right.tolist()) == ([0], [64])
+    assert band.inside.shape == (1, 64, 256)
+    assert torch.equal(
+        band.inside[0],
+        image_masks(masks[1:], 0.5, (256, 256), (256, 256))[0, 128:192]
+    )

@@ -1,5 +1,6 @@
 """The detector: its three ways forward, what it passes on, and which checkpoints it takes."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -115,11 +116,91 @@ def test_forward_gives_predictions(model, rescale):
 def test_predictions_are_those_of_the_parts(model):
     data = batch(model, training=False)
     features = model.neck(model.backbone(data['inputs']))
-    expected = model.mask_head.predict(features, model.mask_neck(features), data['data_samples'])
+    metas = [sample.metainfo for sample in data['data_samples']]
+    outputs = (*model.mask_head(features), model.mask_neck(features))
+    expected = model.mask_head.predict_by_feat(*outputs, metas)
     samples = model(**data, mode='predict')
     for result, instances in zip(samples, expected, strict=True):
         assert torch.equal(result.pred_instances.scores, instances.scores)
         assert torch.equal(result.pred_instances.masks, instances.masks)
+
+
+# Memory layout, precision, compilation
+
+
+def twin(model, **settings):
+    """The same weights under other settings."""
+    other = build(**settings)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def losses_of(model):
+    torch.manual_seed(1)
+    return model(**batch(model, training=True), mode='loss')
+
+
+def results_of(model):
+    torch.manual_seed(1)
+    samples = model(**batch(model, training=False), mode='predict')
+    return [sample.pred_instances for sample in samples]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'settings',
+    [dict(channels_last=True), dict(compile=dict(backend='eager'))], ids=str
+)
+def test_options_that_change_nothing(model, settings):
+    other = twin(model, **settings)
+    for name, loss in losses_of(model).items():
+        torch.testing.assert_close(losses_of(other)[name], loss)
+    for one, two in zip(results_of(other), results_of(model), strict=True):
+        torch.testing.assert_close(one.scores, two.scores)
+        assert (one.masks != two.masks).float().mean() < 1e-4
+
+
+def test_channels_last_reaches_activations(model):
+    seen = []
+    other = twin(model, channels_last=True)
+    other.backbone.register_forward_hook(lambda module, inputs, output: seen.extend(output))
+    other(torch.randn(2, 3, 64, 96), mode='tensor')
+    layout = torch.channels_last
+    assert seen and all(level.is_contiguous(memory_format=layout) for level in seen)
+    assert not any(level.is_contiguous() for level in seen)
+    assert other.backbone.conv1.weight.is_contiguous(memory_format=layout)
+
+
+@torch.no_grad()
+def test_half_precision_is_for_prediction_alone(model):
+    other, types = twin(model, predict_dtype='bfloat16'), []
+    other.mask_neck.register_forward_hook(lambda module, inputs, out: types.append(out.dtype))
+    for one, two in zip(results_of(other), results_of(model), strict=True):
+        assert one.scores.dtype == torch.float32
+        assert abs(one.scores[0] - two.scores[0]) < 0.05
+    for name, loss in losses_of(model).items():
+        torch.testing.assert_close(losses_of(other)[name], loss)
+    assert types == [torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_a_compiled_network_trains_and_is_compiled_once(model):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    other = copy.deepcopy(twin(model, compile=dict(backend=backend, fullgraph=True)))
+    assert not graphs
+    for _ in range(2):
+        sum(losses_of(other).values()).backward()
+    assert len(graphs) == 1
+    assert all(parameter.grad is not None for parameter in other.mask_neck.parameters())
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="predict_dtype .*'bfloat16'.*'float16'.* not 'half'"):
+        build(predict_dtype='half')
 
 
 # Settings

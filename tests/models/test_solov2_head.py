@@ -167,6 +167,19 @@ def test_polygons_are_masks():
     assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
 
 
+def losses_of(head, features, mask_features, samples):
+    """Losses of pyramid levels and mask features."""
+    return head.loss_by_feat(
+        *head(features), mask_features, [sample.gt_instances for sample in samples]
+    )
+
+
+def predict(head, features, mask_features, samples, **options):
+    """Results of pyramid levels and mask features."""
+    metas = [sample.metainfo for sample in samples]
+    return head.predict_by_feat(*head(features), mask_features, metas, **options)
+
+
 # Settings
 
 
@@ -367,7 +380,7 @@ BATCHES = {
 def test_every_parameter_gets_a_gradient(images, kernel_size):
     head, neck = make_head(kernel_size=kernel_size), make_mask_neck()
     features = pyramid(len(images))
-    losses = head.loss(features, neck(features), samples_of(*images))
+    losses = losses_of(head, features, neck(features), samples_of(*images))
     assert losses.keys() == {'loss_cls', 'loss_mask'}
     assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
     assert (losses['loss_mask'] > 0) == (SOME in images)
@@ -381,9 +394,10 @@ def test_every_parameter_gets_a_gradient(images, kernel_size):
 def test_every_parameter_and_every_level_learns_from_instances():
     head, neck = make_head(), make_mask_neck()
     features = [level.requires_grad_() for level in pyramid()]
-    sum(head.loss(features, neck(features).detach(), samples_of(SOME, OTHERS)).values()).backward()
+    sum(losses_of(head, features,
+                  neck(features).detach(), samples_of(SOME, OTHERS)).values()).backward()
     assert all(level.grad.any() for level in features)
-    sum(head.loss(features, neck(features), samples_of(SOME, OTHERS)).values()).backward()
+    sum(losses_of(head, features, neck(features), samples_of(SOME, OTHERS)).values()).backward()
     for module in (head, neck):
         assert all(parameter.grad.any() for parameter in module.parameters())
 
@@ -408,7 +422,7 @@ def test_the_losses_fall(variant):
     features, samples = pyramid(), samples_of(SOME, OTHERS)
     history = []
     for _ in range(8):
-        losses = head.loss(features, neck(features), samples)
+        losses = losses_of(head, features, neck(features), samples)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -420,9 +434,9 @@ def test_the_losses_fall(variant):
 def test_losses_under_autocast_are_close_to_those_in_float32():
     head, neck, features = lively_head(), make_mask_neck(), pyramid()
     samples = samples_of(SOME, OTHERS)
-    expected = head.loss(features, neck(features), samples)
+    expected = losses_of(head, features, neck(features), samples)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        losses = head.loss(features, neck(features), samples)
+        losses = losses_of(head, features, neck(features), samples)
     for name, loss in losses.items():
         torch.testing.assert_close(loss.float(), expected[name], rtol=0.05, atol=0)
 
@@ -681,7 +695,7 @@ def metas(count, size=IMAGE_SIZE):
 def test_predictions_under_autocast_are_finite():
     head, features = lively_head(), pyramid()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        results = head.predict(features, mask_features(), metas(2))
+        results = predict(head, features, mask_features(), metas(2))
     for image in results:
         assert len(image) > 5
         assert image.scores.dtype == torch.float32
@@ -696,10 +710,10 @@ def test_predictions_do_not_depend_on_the_batch(kernel_size):
     head = lively_head(kernel_size=kernel_size).double()
     features = [level.double() for level in pyramid()]
     masks = mask_features().double()
-    together = head.predict(features, masks, metas(2))
+    together = predict(head, features, masks, metas(2))
     for i, result in enumerate(together):
         one = slice(i, i + 1)
-        (alone, ) = head.predict([level[one] for level in features], masks[one], metas(1))
+        (alone, ) = predict(head, [level[one] for level in features], masks[one], metas(1))
         assert len(result) == len(alone) > 5
         assert torch.equal(result.labels, alone.labels)
         assert torch.equal(result.masks, alone.masks)
@@ -740,10 +754,10 @@ def test_separate_features_are_convolved_with_kernels_of_their_level():
 def test_predictions_of_separate_features_do_not_depend_on_the_batch():
     head, neck = lively_head(), make_mask_neck(kind=SeparateMaskFeatureNeck).eval()
     levels = pyramid()
-    together = head.predict(levels, neck(levels), metas(2))
+    together = predict(head, levels, neck(levels), metas(2))
     for b, result in enumerate(together):
         alone = [level[b:b + 1] for level in levels]
-        (expected, ) = head.predict(alone, neck(alone), metas(1))
+        (expected, ) = predict(head, alone, neck(alone), metas(1))
         assert len(result) > 5
         assert torch.equal(result.labels, expected.labels)
         assert (result.masks != expected.masks).float().mean() < 1e-3
@@ -758,7 +772,7 @@ def test_predictions_of_separate_features_do_not_depend_on_the_batch():
 def test_masks_of_every_variant_have_the_size_of_the_image(settings):
     head = lively_head(**settings)
     for rescale, size in ((True, (256, 320)), (False, IMAGE_SIZE)):
-        (result, ) = head.predict(pyramid(1), mask_features(1), metas(1), rescale=rescale)
+        (result, ) = predict(head, pyramid(1), mask_features(1), metas(1), rescale=rescale)
         assert len(result) > 5
         assert result.masks.shape[1:] == size
         assert result.masks.flatten(1).any(1).all()
@@ -779,9 +793,9 @@ def test_a_3x3_kernel_shifts_a_drawn_rectangle():
 def test_rle_results():
     features, masks = pyramid(1), mask_features(1)
     head = lively_head()
-    (bitmaps, ) = head.predict(features, masks, metas(1))
+    (bitmaps, ) = predict(head, features, masks, metas(1))
     head.test_cfg['mask_format'] = 'rle'
-    (rles, ) = head.predict(features, masks, metas(1))
+    (rles, ) = predict(head, features, masks, metas(1))
     assert [rle['size'] for rle in rles.masks] == [[256, 320]] * len(bitmaps)
     assert torch.equal(rles.scores, bitmaps.scores)
 
