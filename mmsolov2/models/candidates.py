@@ -4,6 +4,7 @@ On a CPU logits are looked at a strip of rows at a time: what is computed of a s
 cache when it is needed next, and a mask costs little in strips where it is not.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,13 @@ class Candidates:
         return both[order[both.scores[order].argsort(descending=True, stable=True)][:limit]]
 
 
+def logit(probability: float) -> float:
+    """What the sigmoid turns into a probability; infinite from 0 down and from 1 up."""
+    if not 0 < probability < 1:
+        return math.inf if probability > 0 else -math.inf
+    return math.log(probability / (1 - probability))
+
+
 def measure(logits: MaskLogits, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Masks (n, h, w) bool of logits, their area (n,) and maskness (n,), both float32.
 
@@ -113,7 +121,7 @@ def measure(logits: MaskLogits, threshold: float) -> tuple[Tensor, Tensor, Tenso
     """
     masks = device.zeros((len(logits), *logits.shape), torch.bool, logits.kernels)
     area, total = torch.zeros(2, len(logits), device=masks.device)
-    lowest = float(torch.tensor(threshold).clamp(0, 1).logit()) - MARGIN
+    lowest = logit(threshold) - MARGIN
     for rows in logits.strips(len(logits)):
         strip = logits.rows(rows)
         some = torch.arange(len(logits), device=masks.device)
@@ -147,7 +155,7 @@ def find_candidates(
     cells, labels = (scores > score_thr).nonzero(as_tuple=True)
     scores = scores[cells, labels]
     smallest = smallest[cells]
-    unique, cells = cells.unique(return_inverse=True)
+    unique, cells = distinct(cells)
     logits = logits.of(unique)
     if limit is None or len(scores) <= limit:
         return with_masks(scores, labels, cells, smallest, logits, mask_thr), logits
@@ -155,13 +163,24 @@ def find_candidates(
     for block in blocks(scores, limit):
         if found is not None and found.scores.amin() > scores[block].amax():
             break
-        used, slot = cells[block].unique(return_inverse=True)
+        used, slot = distinct(cells[block])
         more = with_masks(
             scores[block], labels[block], slot, smallest[block], logits.of(used), mask_thr
         )
         more = replace(more, cells=used[slot])
         found = more if found is None else found.best_with(more, limit)
     return found, logits
+
+
+def distinct(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of ascending cells (n,), and where each of n is among them.
+
+    On a GPU they are filled up to n with the first, so that nobody waits for their number.
+    """
+    if device.on_cpu(cells):
+        return cells.unique_consecutive(return_inverse=True)
+    slot = (cells.diff(prepend=cells[:1]) != 0).cumsum(0)
+    return cells[:1].repeat(len(cells)).scatter(0, slot, cells), slot
 
 
 def blocks(scores: Tensor, size: int) -> Sequence[Tensor]:
@@ -180,7 +199,7 @@ def with_masks(
 ) -> Candidates:
     """Candidates of n pairs of cell and class, in the order of cells."""
     masks, area, maskness = measure(logits, mask_thr)
-    if len(logits) < len(cells):
+    if len(logits) < len(cells) or not device.on_cpu(cells):
         masks = masks[cells]
     scores = torch.where(area[cells] >= smallest, scores * maskness[cells], 0)
     return Candidates(scores, labels, cells, masks)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsolov2.models import candidates as module
 from mmsolov2.models import device
@@ -100,7 +101,29 @@ def test_a_kernel_is_convolved_once_for_all_classes(way, monkeypatch):
     args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long(), limit=500)
     found, _ = find_candidates(scores, some_logits(), **args)
     assert len(found) == 2 * CLASSES
-    assert set(kernels) == {2}
+    assert set(kernels) == {2 * CLASSES if way == 'GPU' else 2}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a CPU wait for a GPU: operations whose result's size depends on values."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        names = ('nonzero', '_local_scalar_dense', 'unique', 'masked_select', 'equal')
+        self.count += any(name in function.__name__ for name in names)
+        by_mask = 'index' in function.__name__ and len(args) > 1 and isinstance(args[1], list)
+        self.count += by_mask and any(i is not None and i.dtype == torch.bool for i in args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_once_to_size_the_candidates(monkeypatch):
+    """``nonzero`` alone; how many masks a cell's classes share is never asked."""
+    monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
+    args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long(), limit=500)
+    with Waits() as waits:
+        find_candidates(some_scores(), some_logits(), **args)
+    assert waits.count == 1
 
 
 def test_no_more_is_convolved_once_the_best_are_sure(way, monkeypatch):
