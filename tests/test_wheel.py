@@ -140,13 +140,14 @@ def test_mim_trains_tests_and_predicts(config, checkpoint, run, tiny_shapes):
 
 
 @pytest.mark.parametrize(
-    'tool', ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs']
+    'tool',
+    ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs', 'benchmark']
 )
 def test_every_tool_starts_from_the_wheel(tool, run):
     """What ``mim run`` calls; its own -h hides the tool's."""
     start = (
-        "import sys, mmsolov2, runpy; sys.argv[0] = mmsolov2.__path__[0] + '/.mim/tools/{}.py'; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+        "import sys, mmsolov2, runpy; sys.path[0] = mmsolov2.__path__[0] + '/.mim/tools'; "
+        "sys.argv[0] = sys.path[0] + '/{}.py'; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     assert f'usage: {tool}.py' in run('-c', start.format(tool), '--help')
 
