@@ -23,6 +23,20 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
     return F.conv2d(features[None], weight, padding=size // 2)[0]
 
 
+def with_balanced_taps(kernels: Tensor, size: int) -> Tensor:
+    """Kernels (B, E·size², S, S) as a branch predicts them, all taps but the centre over size².
+
+    A mask logit is then near that of a 1x1 kernel plus a mean over the neighbours'. With taps of
+    equal weight the products of all taps add up, and 3x3 kernels learn more slowly
+    (docs/ablations.md). Kernels of size 1 stay as they are.
+    """
+    if size == 1:
+        return kernels
+    taps = kernels.new_full((size, size), 1 / size**2)
+    taps[size // 2, size // 2] = 1
+    return (kernels.unflatten(1, (-1, size, size)) * taps[..., None, None]).flatten(1, 3)
+
+
 def dynamic_conv_rows(features: Tensor, kernels: Tensor, rows: slice, size: int = 1) -> Tensor:
     """Some rows of ``dynamic_conv``, without computing the others: mask logits (n, rows, w)."""
     halo = size // 2

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
 from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.mask_results import MASK_FORMATS, to_results
@@ -154,7 +155,8 @@ class SOLOv2Head(BaseModule):
         stacked_convs: convolutions in each tower.
         strides: stride of each level; a mask needs more pixels of the mask features than that.
         num_grids: cells S along a side, for each level.
-        kernel_size: side k of the dynamic kernels, D = E·k² (table 3a).
+        kernel_size: side k of the dynamic kernels, D = E·k² (table 3a). For k > 1, predicted taps
+            beside the centre are divided by k² (``with_balanced_taps``).
         use_coords: append x and y to the kernel branch's input (table 3b).
         assigner: config of the assigner of instances to cells.
         loss_cls: config of the category loss.
@@ -279,7 +281,8 @@ class SOLOv2Head(BaseModule):
         category, kernel = cells[:, :self.in_channels], cells
         for cls_conv, kernel_conv in zip(self.cls_convs, self.kernel_convs, strict=True):
             category, kernel = cls_conv(category), kernel_conv(kernel)
-        return self.conv_cls(category), self.conv_kernel(kernel)
+        kernel = with_balanced_taps(self.conv_kernel(kernel), self.kernel_size)
+        return self.conv_cls(category), kernel
 
     # Training
 

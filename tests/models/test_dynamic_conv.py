@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels
+from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels, with_balanced_taps
 
 
 def convolve_by_loops(features, kernels, size):
@@ -51,6 +51,19 @@ def test_channels_come_before_the_pixels_of_a_kernel():
     kernels = torch.zeros(2, 2 * 9)
     kernels[0, 4] = kernels[1, 9 + 4] = 1
     assert dynamic_conv(features, kernels, 3).flatten().tolist() == [1, 10]
+
+
+def test_taps_beside_the_centre_are_divided():
+    """Two cells beside each other, and two channels of nine taps."""
+    kernels = torch.stack([torch.full((18, ), 9.0), torch.full((18, ), 18.0)], 1)
+    first, second = with_balanced_taps(kernels[None, :, None], 3)[0, :, 0].T.tolist()
+    assert first == [1, 1, 1, 1, 9, 1, 1, 1, 1] * 2
+    assert second == [2, 2, 2, 2, 18, 2, 2, 2, 2] * 2
+
+
+def test_kernels_of_one_tap_stay_as_they_are():
+    kernels = torch.randn(2, 4, 3, 3)
+    assert with_balanced_taps(kernels, 1) is kernels
 
 
 @pytest.mark.parametrize('n', [0, 2])
