@@ -1,7 +1,7 @@
 """Candidates to results: masks, boxes and RLE at image size."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,11 +15,11 @@ from mmsolov2.errors import InputError
 from mmsolov2.models import device
 from mmsolov2.models.mask_upsampling import (
     MASK_STRIDE,
-    Band,
     Maps,
     Side,
     image_masks,
-    mask_bands,
+    occupied_tiles,
+    paint,
     span,
 )
 
@@ -48,11 +48,10 @@ class Crop(NamedTuple):
 
     def box(self) -> list[int]:
         """The box xyxy around the mask in the image; zeros if it is empty."""
-        columns, rows = (np.flatnonzero(self.mask.any(axis)) for axis in (0, 1))
-        if not len(rows):
+        if not self.mask.any():
             return [0, 0, 0, 0]
-        x1, x2, y1, y2 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-        return [x1 + self.left, y1 + self.top, x2 + self.left, y2 + self.top]
+        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
+        return [x + self.left, y + self.top, x + width + self.left, y + height + self.top]
 
 
 def encode_rle(masks: Tensor) -> list[dict]:
@@ -132,15 +131,23 @@ def from_tiles(
 ) -> tuple[Tensor, Tensor | list[dict]]:
     """Boxes and masks of ``to_results``, each mask made where it can have pixels: for CPUs."""
     sizes = zip(inside.shape[1:], image_size, final_size, strict=True)
-    sides = [Side.between(*size) for size in sizes]
-    step = len(inside) if mask_format == 'bitmap' else RLE_PIXELS // math.prod(final_size)
+    rows, columns = (Side.between(*size) for size in sizes)
+    tiles = occupied_tiles(inside, rows, columns)
+    padded = tiles.shape[1] * rows.length, tiles.shape[2] * columns.length
+    step = len(inside) if mask_format == 'bitmap' else RLE_PIXELS // math.prod(padded)
     boxes, rles = [], []
     for some in torch.arange(len(inside)).split(max(step, 1)):
-        images = device.zeros((len(some), *final_size), torch.bool, inside)
-        bands = mask_bands(
-            inside[some], lambda rows, part, some=some: read(rows, some[part]), threshold, *sides
+        images = device.zeros((len(some), *padded), torch.bool, inside)
+        paint(
+            images.unflatten(2, (-1, columns.length)).unflatten(1, (-1, rows.length)),
+            tiles[some],
+            lambda window, part, some=some: read(window, some[part]),
+            threshold,
+            rows,
+            columns,
         )
-        crops = paint(images.numpy(), bands)
+        images = images[:, :final_size[0], :final_size[1]]
+        crops = occupied_crops(images, tiles[some], rows, columns)
         boxes.extend(crop.box() for crop in crops)
         if mask_format == 'rle':
             rles.extend(encode_crop(crop, *final_size) for crop in crops)
@@ -148,18 +155,12 @@ def from_tiles(
     return boxes, rles if mask_format == 'rle' else images  # bitmaps are one group
 
 
-def paint(images: np.ndarray, bands: Iterable[Band]) -> list[Crop]:
-    """Paint bands into empty images (n, H, W) bool: the painted part of each."""
-    top, left = np.full((2, len(images)), max(images.shape))
-    bottom, right = np.zeros((2, len(images)), dtype=int)
-    for band in bands:
-        mask, end = band.mask.numpy(), band.top + band.inside.shape[1]
-        images[mask, band.top:end] = band.inside.numpy()
-        top[mask], bottom[mask] = np.minimum(top[mask], band.top), end
-        left[mask] = np.minimum(left[mask], band.left.numpy())
-        right[mask] = np.maximum(right[mask], band.right.numpy())
-    boxes = zip(images, *(side.tolist() for side in (left, top, right, bottom)), strict=True)
-    return [Crop(image[y1:y2, x1:x2], y1, x1) for image, x1, y1, x2, y2 in boxes]
+def occupied_crops(images: Tensor, tiles: Tensor, rows: Side, columns: Side) -> list[Crop]:
+    """The parts of images (n, H, W) bool that occupied tiles (n, down, across) cover."""
+    tops, bottoms = (rows.length * tile for tile in span(tiles.any(2)))
+    lefts, rights = (columns.length * tile for tile in span(tiles.any(1)))
+    sides = zip(images.numpy(), *(side.tolist() for side in (tops, bottoms, lefts, rights)))
+    return [Crop(image[y1:y2, x1:x2], y1, x1) for image, y1, y2, x1, x2 in sides]
 
 
 def from_chunks(

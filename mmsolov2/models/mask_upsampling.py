@@ -1,6 +1,6 @@
 """Masks at 1/4 scale to masks at image size: as it is defined, and the same in tiles."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -86,44 +86,51 @@ class Side(NamedTuple):
         return cls(up, final, length, window, weights)
 
 
-class Band(NamedTuple):
-    """Some rows of some masks at image size."""
-
-    mask: Tensor  # (m,) int64
-    top: int
-    left: Tensor  # (m,) int64, where each mask's tiles begin
-    right: Tensor  # (m,) int64, one past where they end
-    inside: Tensor  # (m, height, W) bool
-
-
-def mask_bands(inside: Tensor, read: Maps, threshold: float, rows: Side,
-               columns: Side) -> Iterator[Band]:
-    """What ``image_masks`` gives for n masks, only where there can be pixels.
+def occupied_tiles(inside: Tensor, rows: Side, columns: Side) -> Tensor:
+    """Where masks can have pixels at image size: (n, tiles down, tiles across) bool.
 
     ``inside`` (n, h, w) says where their maps are above the threshold: values up to it stay so when
-    they are interpolated. A tile is a product with the weights of both resizes; pixels too near the
-    threshold are done again as they are defined.
+    they are interpolated.
     """
     occupied = inside.view(torch.uint8)
+    windows = (slice(window[0], window[-1] + 1) for window in rows.window.tolist())
+    down = torch.stack([occupied[:, window].amax(1) for window in windows], 1)
+    return down[..., columns.window].amax(-1) > 0
+
+
+def paint(
+    images: Tensor, tiles: Tensor, read: Maps, threshold: float, rows: Side, columns: Side
+) -> None:
+    """Make in empty images what ``image_masks`` gives for n masks, in their occupied tiles.
+
+    Images (n, tiles down, rows.length, tiles across, columns.length) bool may be padded.
+    """
     pixels = rows.length * columns.length * len(columns.window)
     for row, window in enumerate(rows.window.tolist()):
         window = slice(window[0], window[-1] + 1)
-        tiles = occupied[:, window].amax(1)[:, columns.window].amax(2) > 0
-        for mask in tiles.any(1).nonzero()[:, 0].split(max(BAND_PIXELS // pixels, 1)):
-            if len(mask):
-                maps = read(window, mask)
-                painted = paint_tiles(tiles[mask], maps, row, threshold, rows, columns)
-                begin, end = span(tiles[mask])
-                yield Band(
-                    mask, row * rows.length, begin * columns.length, end * columns.length, painted
-                )
+        masks = tiles[:, row].any(1).nonzero()[:, 0]
+        for some in masks.split(max(BAND_PIXELS // pixels, 1)) if len(masks) else ():
+            mask, column = tiles[some, row].nonzero(as_tuple=True)
+            inside = inside_of_tiles(
+                mask, row, column, read(window, some), threshold, rows, columns
+            )
+            images[some[mask], row, :, column] = inside
 
 
-def paint_tiles(
-    tiles: Tensor, maps: Tensor, row: int, threshold: float, rows: Side, columns: Side
+def inside_of_tiles(
+    mask: Tensor,
+    row: int,
+    column: Tensor,
+    maps: Tensor,
+    threshold: float,
+    rows: Side,
+    columns: Side,
 ) -> Tensor:
-    """A row of tiles (m, tiles in a row) bool of maps (m, reach, w): (m, height, W) bool."""
-    mask, column = tiles.nonzero(as_tuple=True)
+    """Tiles of a row, of masks (t,) at columns (t,), of rows of maps (m, reach, w): (t, …) bool.
+
+    A tile is a product with the weights of both resizes; pixels too near the threshold are done
+    again as they are defined. Those beyond the image's end are outside.
+    """
     parts = maps[mask[:, None], :, columns.window[column]].mT
     values = products(rows.weights[row], parts, columns.weights[column].mT)
     inside = values > threshold
@@ -134,10 +141,7 @@ def paint_tiles(
         final_x = (column[tile] * columns.length + x).clamp(max=len(columns.final.low) - 1)
         exact = sample(maps, int(rows.window[row, 0]), mask[tile], final_y, final_x, rows, columns)
         inside[tile, y, x] = exact > threshold
-    painted = torch.zeros(*tiles.shape, rows.length, columns.length, dtype=torch.bool)
-    painted[mask, column] = inside
-    painted = painted.transpose(1, 2).flatten(2)[..., :len(columns.final.low)]
-    return painted[:, :len(rows.final.low) - row * rows.length]
+    return inside
 
 
 def span(occupied: Tensor) -> tuple[Tensor, Tensor]:

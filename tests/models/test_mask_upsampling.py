@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmsolov2.models import mask_upsampling
-from mmsolov2.models.mask_upsampling import Side, image_masks, mask_bands
+from mmsolov2.models.mask_upsampling import Side, image_masks, occupied_tiles, paint
 
 # The definition
 
@@ -53,14 +53,14 @@ SIZES = [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29,
 
 
 def from_tiles(masks, threshold, image_size, final_size):
-    """Masks (n, *final_size) painted from bands."""
+    """Masks (n, *final_size) painted tile by tile."""
     sizes = zip(masks.shape[1:], image_size, final_size, strict=True)
-    sides = [Side.between(*size) for size in sizes]
-    painted = torch.zeros(len(masks), *final_size, dtype=torch.bool)
-    bands = mask_bands(masks > threshold, lambda rows, some: masks[some, rows], threshold, *sides)
-    for band in bands:
-        painted[band.mask, band.top:band.top + band.inside.shape[1]] = band.inside
-    return painted
+    rows, columns = sides = [Side.between(*size) for size in sizes]
+    tiles = occupied_tiles(masks > threshold, *sides)
+    n, down, across = tiles.shape
+    images = torch.zeros(n, down, rows.length, across, columns.length, dtype=torch.bool)
+    paint(images, tiles, lambda rows, some: masks[some, rows], threshold, *sides)
+    return images.flatten(3).flatten(1, 2)[:, :final_size[0], :final_size[1]]
 
 
 @pytest.fixture(autouse=True)
@@ -113,14 +113,31 @@ def test_products_are_full_where_others_may_be_rough(precision):
 
 
 def test_only_tiles_with_pixels_are_made():
+    """A pixel of the second mask at 40, 8 is in the third of four tiles down, the first across."""
     masks = torch.zeros(2, 64, 64)
     masks[1, 40, 8] = 1
     side = Side.between(64, 256, 256)
-    (band, ) = mask_bands(masks > 0.5, lambda rows, some: masks[some, rows], 0.5, side, side)
-    assert (band.mask.tolist(), band.top) == ([1], 128)
-    assert (band.left.tolist(), band.right.tolist()) == ([0], [64])
-    assert band.inside.shape == (1, 64, 256)
+    tiles = occupied_tiles(masks > 0.5, side, side)
+    assert tiles.nonzero().tolist() == [[1, 2, 0]]
+    images = torch.zeros(2, 4, 64, 4, 64, dtype=torch.bool)
+    asked = []
+
+    def read(rows, some):
+        asked.append((rows.start <= 40 < rows.stop, some.tolist()))
+        return masks[some, rows]
+
+    paint(images, tiles, read, 0.5, side, side)
+    assert asked == [(True, [1])]
     assert torch.equal(
-        band.inside[0],
-        image_masks(masks[1:], 0.5, (256, 256), (256, 256))[0, 128:192]
+        images.view(2, 256, 256),
+        image_masks(masks, 0.5, (256, 256), (256, 256)),
     )
+
+
+def test_a_pixel_between_tiles_is_in_both():
+    """Interpolation reaches a pixel further; the padding of images is nobody's."""
+    masks = torch.zeros(1, 40, 17)
+    masks[0, 16, 16] = 1
+    sides = Side.between(40, 160, 160), Side.between(17, 68, 68)
+    tiles = occupied_tiles(masks > 0.5, *sides)
+    assert tiles[0].tolist() == [[True, True], [True, True], [False, False]]
