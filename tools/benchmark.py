@@ -27,6 +27,7 @@ from benchmarks.inputs import MASK_KINDS, Outputs, candidates_of, made_batch
 from benchmarks.measure import by_turns, in_fresh_process, machine, peak_memory, seconds
 from benchmarks.models import (
     AMP,
+    OPTIONS,
     SIZE,
     Runs,
     autocast,
@@ -169,6 +170,23 @@ def predict_runs(args: argparse.Namespace, case: dict) -> Runs:
             return ours(images, mode='tensor')
 
     return dict(mmdet=lambda: predict(theirs), ours=lambda: predict(ours), floor=network)
+
+
+def network_runs(args: argparse.Namespace, case: dict) -> Runs:
+    """The networks alone; ours with an option of the case, the floor without."""
+    theirs, ours = build_models(args, case)
+    plain = build_models(args, {**case, 'option': 'none'}).ours
+    images = torch.randn(args.batch_size, 3, *pictures_of(args, case).padded).to(args.device)
+
+    def optional() -> object:
+        with ours.precision(args.device.type):
+            return ours.network(images)
+
+    return dict(
+        mmdet=lambda: theirs(images, mode='tensor'),
+        ours=optional,
+        floor=lambda: plain.network(images),
+    )
 
 
 def replace(module: nn.Module, pick: Callable[[Outputs], object], made: Outputs) -> None:
@@ -331,6 +349,16 @@ BENCHES = {
         differing=differing_pixels,
         warm=WARM,
         choices=dict(masks=MASK_KINDS),
+    ),
+    'network':
+    Subcommand(
+        help="the network alone, with the model's options for speed",
+        floor='our network without the option',
+        axes=dict(option=tuple(OPTIONS)),
+        build=network_runs,
+        differing=None,
+        warm=WARM,
+        choices=dict(option=tuple(OPTIONS)),
     ),
     'nms':
     Subcommand(

@@ -132,13 +132,13 @@ class SOLOv2(BaseDetector):
 
         Masks and boxes are at the original size, or with ``rescale=False`` at the network's.
         """
-        with self._precision(batch_inputs.device.type):
+        with self.precision(batch_inputs.device.type):
             outputs = self.network(batch_inputs)
         metas = [sample.metainfo for sample in batch_data_samples]
         results = self.mask_head.predict_by_feat(*outputs, metas, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
 
-    def _precision(self, device: str) -> AbstractContextManager:
+    def precision(self, device: str) -> AbstractContextManager:
         """The autocast of prediction."""
         if self.predict_dtype is None:
             return nullcontext()

@@ -9,6 +9,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.solov2 import SOLOv2
 from mmsolov2.models.solov2_head import flatten_cells, keep_peaks
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,21 @@ def test_other_results_are_an_error(tmp_path):
     options = ('--candidates', '20', '--classes', '2', '--masks', 'compact')
     wrong, content = start(tmp_path, 'postprocess', *options, *other)
     assert wrong == 1 and content['cases'][0]['differing'] > 0
+
+
+def test_options_of_the_network_reach_it(tmp_path, monkeypatch):
+    dtypes, network = [], SOLOv2.network
+
+    def watched(self, images):
+        outputs = network(self, images)
+        dtypes.append((self.channels_last, outputs[-1].dtype))
+        return outputs
+
+    monkeypatch.setattr(SOLOv2, 'network', watched)
+    start(tmp_path, 'network', '--option', 'channels-last', 'bfloat16')
+    plain = (False, torch.float32)
+    assert dtypes == [(True, torch.float32), plain, (False, torch.bfloat16), plain]
+    assert '| channels-last |' in (tmp_path / 'network.md').read_text()
 
 
 def test_nms_agrees_with_mmdet(tmp_path):

@@ -22,6 +22,14 @@ THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'solov2'
 SIZE = '800x1067'  # what the test pipeline makes of COCO's 480x640, before padding to 800x1088
 TEST_SCALE = (1333, 800)  # of COCO's test pipelines: long and short side at most
 AMP = dict(bf16=torch.bfloat16, fp16=torch.float16)
+OPTIONS = {  # of the network part, by their names on the command line
+    'none': {},
+    'channels-last': dict(channels_last=True),
+    'bfloat16': dict(predict_dtype='bfloat16'),
+    'float16': dict(predict_dtype='float16'),
+    'compile': dict(compile=True),
+    'all-bfloat16': dict(channels_last=True, predict_dtype='bfloat16', compile=True),
+}
 Runs = Mapping[str, Callable[[], object]]  # by 'mmdet', 'ours' and 'floor'
 
 
@@ -33,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def open_pair(args: argparse.Namespace, case: dict) -> tuple[Config, Config]:
-    """mmdet's config and ours, with the case's classes and mask format.
+    """mmdet's config and ours, with the case's classes, mask format and option of the network.
 
     Raises:
         InputError: if mmdet has no config of that name.
@@ -45,6 +53,7 @@ def open_pair(args: argparse.Namespace, case: dict) -> tuple[Config, Config]:
         raise InputError(f'{args.config}: mmdet has no config of this name; it has {names}')
     theirs, ours = Config.fromfile(twin), open_config(str(path))
     merge_options(ours, args.cfg_options, str(path))
+    ours.model.update(OPTIONS[case.get('option', 'none')])
     ours.model.test_cfg.mask_format = case.get('format', 'bitmap')
     for config in (theirs, ours):
         config.model.backbone.init_cfg = None
