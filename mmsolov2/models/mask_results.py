@@ -68,13 +68,15 @@ def encode_crop(crop: Crop, height: int, width: int) -> dict:
 
 def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
     """Lengths of the runs outside and inside in turn, down the columns of the whole image."""
-    columns = np.pad(crop.mask.T, ((0, 0), (1, 1)))
-    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    rows, columns = crop.mask.shape
+    flat = np.zeros(columns * (rows + 1) + 1, dtype=bool)  # column by column, False between them
+    flat[:-1].reshape(columns, rows + 1)[:, 1:] = crop.mask.T
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
     changes = (column + crop.left) * height + row + crop.top
     ends = changes[1::2][:-1] == changes[2::2]  # at the bottom, and on at the next column's top
-    kept = np.ones(len(changes), dtype=bool)
-    kept[1:-1] = ~np.repeat(ends, 2)
-    lengths = np.diff(changes[kept], prepend=0, append=height * width)
+    if ends.any():
+        changes = changes[np.pad(~np.repeat(ends, 2), 1, constant_values=True)]
+    lengths = np.diff(changes, prepend=0, append=height * width)
     return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
 
 
