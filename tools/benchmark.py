@@ -149,7 +149,7 @@ class Replaced:
 
 
 def predict_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """From images to results; the floor is the network alone."""
+    """From images to results; the floor is our network alone, with the case's option."""
     theirs, ours = build_models(args, case)
     pictures = pictures_of(args, case)
     made = make_outputs(args, ours.mask_head, case, pictures.mask_size())
@@ -158,7 +158,8 @@ def predict_runs(args: argparse.Namespace, case: dict) -> Runs:
     images = images.to(args.device)
     replace(theirs.mask_head, lambda out: (list(out.kernels), list(out.logits), out.features), made)
     replace(ours.mask_head, lambda out: (list(out.logits), list(out.kernels)), made)
-    replace(ours.mask_neck, lambda out: out.features, made)
+    layout = torch.channels_last if ours.channels_last else torch.contiguous_format
+    replace(ours.mask_neck, lambda out: out.features.contiguous(memory_format=layout), made)
 
     def predict(model: nn.Module) -> list[InstanceData]:
         samples = [DetDataSample(metainfo=pictures.meta()) for _ in images]
@@ -166,8 +167,8 @@ def predict_runs(args: argparse.Namespace, case: dict) -> Runs:
             return [one.pred_instances for one in model.predict(images, samples, rescale=True)]
 
     def network() -> object:
-        with autocast(args):
-            return ours(images, mode='tensor')
+        with autocast(args), ours.precision(args.device.type):
+            return ours.network(images)
 
     return dict(mmdet=lambda: predict(theirs), ours=lambda: predict(ours), floor=network)
 
@@ -332,13 +333,17 @@ BENCHES = {
     'predict':
     Subcommand(
         help='images to results, the network included',
-        floor='our network alone, without post-processing',
+        floor='our network alone with the same option, without post-processing',
         overhead=True,
-        axes=dict(candidates=(100, 500), masks=('compact', )),
+        axes=dict(
+            candidates=(100, 500),
+            masks=('compact', ),
+            option=('none', 'channels-last'),
+        ),
         build=predict_runs,
         differing=differing_pixels,
         warm=WARM,
-        choices=dict(masks=MASK_KINDS),
+        choices=dict(masks=MASK_KINDS, option=tuple(OPTIONS)),
     ),
     'postprocess':
     Subcommand(

@@ -138,6 +138,7 @@ def test_postprocess_and_predict_agree_with_mmdet(tmp_path):
         assert {len(values) for values in case['seconds'].values()} == {1}
     wrong, content = start(tmp_path, 'predict', '--candidates', '5', '--batch-size', '2')
     assert not wrong and set(content['cases'][0]['seconds']) == {'mmdet', 'ours', 'floor'}
+    assert [case['case']['option'] for case in content['cases']] == ['none', 'channels-last']
     assert content['machine']['torch'] and content['settings']['batch_size'] == '2'
 
 
@@ -157,6 +158,9 @@ def test_options_of_the_network_reach_it(tmp_path, monkeypatch):
         return outputs
 
     monkeypatch.setattr(SOLOv2, 'network', watched)
+    start(tmp_path, 'predict', '--candidates', '2', '--option', 'channels-last')
+    assert set(dtypes) == {(True, torch.float32)} and len(dtypes) >= 2  # ours and the floor
+    dtypes.clear()
     start(tmp_path, 'network', '--option', 'channels-last', 'bfloat16')
     plain = (False, torch.float32)
     assert dtypes == [(True, torch.float32), plain, (False, torch.bfloat16), plain]
