@@ -6,7 +6,9 @@ have lower scores. Thresholds and the choice of the best k are the caller's.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from mmsolov2.models import device
 from mmsolov2.registry import TASK_UTILS
 
 STRIP, CPU_STRIP = 2**26, 2**19  # mask pixels compared at a time, elsewhere and on a CPU
+FEW = 4  # masks of a label that are compared two at a time sooner than in one product
 
 
 def mask_iou(masks: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -36,7 +39,8 @@ def shared_pixels(masks: Tensor, labels: Tensor | None) -> Tensor:
     with torch.autocast(masks.device.type, enabled=False):
         if device.on_cpu(masks):
             for group in groups(labels, len(masks)):
-                shared[group[:, None], group] = sparse_products(masks.index_select(0, group))
+                count = pair_counts if len(group) <= FEW else sparse_products
+                shared[group[:, None], group] = count(masks.index_select(0, group))
             return shared
         for part in masks.split(max(STRIP // max(len(masks), 1), 1), dim=1):
             shared.addmm_(part.float(), part.float().T)
@@ -50,6 +54,14 @@ def groups(labels: Tensor | None, count: int) -> Sequence[Tensor]:
     order = labels.argsort(stable=True)
     sizes = labels[order].unique_consecutive(return_counts=True)[1]
     return order.split(sizes.tolist())
+
+
+def pair_counts(masks: Tensor) -> Tensor:
+    """Pixels that masks (n, pixels) bool share, of each pair by itself: (n, n) float32."""
+    shared, arrays = torch.zeros(len(masks), len(masks)), masks.numpy()
+    for i, j in combinations_with_replacement(range(len(masks)), 2):
+        shared[i, j] = shared[j, i] = int(np.count_nonzero(arrays[i] & arrays[j]))
+    return shared
 
 
 def sparse_products(masks: Tensor) -> Tensor:

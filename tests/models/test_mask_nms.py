@@ -1,6 +1,7 @@
 """The mask NMS family against their definitions in loops, numbers by hand, and mmdet's."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -388,6 +389,18 @@ def test_rescoring_never_waits_for_the_device(nms, monkeypatch):
 def test_overlaps_of_drawn_masks():
     expected = torch.tensor([[1, 0.5, 0.2], [0.5, 1, 0.5], [0.2, 0.5, 1]])
     torch.testing.assert_close(mask_iou(CHAIN), expected)
+
+
+def test_overlaps_of_few_and_of_many_masks_of_a_label():
+    """1 to 9 masks of a label: pairs and products, beside counts of every two."""
+    labels = torch.arange(1, 10).repeat_interleave(torch.arange(1, 10))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    masks = torch.rand(len(labels), 5, 7, generator=torch.Generator().manual_seed(1)) < 0.4
+    expected = torch.zeros(len(labels), len(labels))
+    for i, j in product(range(len(labels)), repeat=2):
+        if labels[i] == labels[j]:
+            expected[i, j] = overlap(masks[i].numpy(), masks[j].numpy())
+    torch.testing.assert_close(mask_iou(masks, labels), expected)
 
 
 @pytest.mark.parametrize(
