@@ -18,7 +18,7 @@ import benchmark  # noqa: E402
 from benchmarks import inputs  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from benchmarks import report  # noqa: E402
-from benchmarks.compare import differing_pixels  # noqa: E402
+from benchmarks.compare import differing_pixels, encoded, rounded_pixels  # noqa: E402
 
 sys.path.pop(0)
 
@@ -95,7 +95,7 @@ def result(*masks, scores=None, labels=None):
     count = len(masks)
     scores = torch.linspace(0.9, 0.1, count) if scores is None else torch.tensor(scores)
     labels = torch.zeros(count, dtype=torch.long) if labels is None else torch.tensor(labels)
-    return [InstanceData(masks=torch.stack(masks), scores=scores, labels=labels)]
+    return encoded([InstanceData(masks=torch.stack(masks), scores=scores, labels=labels)])
 
 
 def test_differing_pixels_are_counted():
@@ -110,6 +110,12 @@ def test_differing_pixels_are_counted():
     assert differing_pixels(same, result(one, other, scores=[0.9, 0.2])) == 20
     tied = [0.9, 0.9 + 1e-6]
     assert differing_pixels(result(one, other, scores=tied), result(other, one, scores=tied)) == 0
+
+
+def test_a_pixel_of_a_million_may_differ():
+    mask = torch.zeros(1000, 1000, dtype=torch.bool)
+    assert rounded_pixels(result(mask, mask)) == 2
+    assert rounded_pixels(result(mask[:, :999])) == 0
 
 
 def test_runs_take_turns():
