@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mmsolov2.errors import InputError
 from mmsolov2.models import device
 from mmsolov2.models.dynamic_conv import dynamic_conv_levels, dynamic_conv_rows
 
 STRIP, CPU_STRIP = 2**26, 2**20  # logits in a strip, elsewhere and on a CPU
-LOOK = 8  # rows in a strip of logits that are there
+LOOK = 8  # rows in a strip of logits that are there, on a CPU
 FEW = 2**23  # logits that are computed once and kept: 32 MiB
+OVERLAP_BYTES = 24  # of each two candidates in mask NMS: six float32
 MARGIN = 1e-3  # below the threshold's logit; no logit under it can be inside
 
 
@@ -39,12 +41,17 @@ class MaskLogits:
         unified = isinstance(self.features, Tensor)
         return tuple((self.features if unified else self.features[0]).shape[-2:])
 
+    @property
+    def _whole_at_once(self) -> bool:
+        """Whether rows cannot be computed apart: those of later levels are resized."""
+        return not isinstance(self.features, Tensor)
+
     def of(self, cells: Tensor) -> 'MaskLogits':
         """The logits of the kernels at cells (n,), computed now if they are few."""
         chosen = replace(self, kernels=self.kernels[cells], levels=self.levels[cells])
         if self.whole is not None:
             chosen.whole = self.whole[cells]
-        elif len(cells) * self.shape[0] * self.shape[1] <= FEW:
+        elif self._whole_at_once or len(cells) * self.shape[0] * self.shape[1] <= FEW:
             chosen.whole = chosen.rows(slice(0, self.shape[0]))
         return chosen
 
@@ -72,9 +79,9 @@ class MaskLogits:
         height, width = self.shape
         pixels = CPU_STRIP if device.on_cpu(self.kernels) else STRIP
         step = max(pixels // (max(count, 1) * width), 1)
-        if self.whole is not None:
+        if self.whole is not None and device.on_cpu(self.kernels):
             step = min(step, LOOK)
-        elif not isinstance(self.features, Tensor):
+        elif self._whole_at_once:
             step = height
         return (slice(first, min(first + step, height)) for first in range(0, height, step))
 
@@ -94,6 +101,10 @@ class Candidates:
     def __getitem__(self, index: Tensor) -> 'Candidates':
         """The candidates at ``index``: int64 indices (m,) or a mask (n,) bool."""
         return Candidates(*(values[index] for values in vars(self).values()))
+
+    def is_above(self, scores: Tensor) -> bool:
+        """Whether all of these are better than others with scores (m,) can be."""
+        return bool(self.scores.amin() > scores.amax())
 
     def best_with(self, others: 'Candidates', limit: int) -> 'Candidates':
         """The best ``limit`` of these and others, the highest score first.
@@ -149,11 +160,15 @@ def find_candidates(
     """The best ``limit`` candidates of scores (cells, C), by score times maskness; their logits.
 
     A mask needs ``smallest`` (cells,) pixels. A cell's kernel is convolved once, not once a class.
-    Pairs of cell and class are taken ``limit`` at a time, the highest scores first, until no other
-    can come in: maskness is at most 1.
+    Pairs of cell and class are taken ``limit`` at a time, the highest scores first, on a CPU until
+    no other can come in: maskness is at most 1. A GPU would be waited for to learn that.
+
+    Raises:
+        InputError: if so many candidates would not fit into memory.
     """
     cells, labels = (scores > score_thr).nonzero(as_tuple=True)
     scores = scores[cells, labels]
+    require_memory(min(len(scores), limit or len(scores)), logits)
     smallest = smallest[cells]
     unique, cells = distinct(cells)
     logits = logits.of(unique)
@@ -161,7 +176,7 @@ def find_candidates(
         return with_masks(scores, labels, cells, smallest, logits, mask_thr), logits
     found = None
     for block in blocks(scores, limit):
-        if found is not None and found.scores.amin() > scores[block].amax():
+        if found is not None and device.on_cpu(scores) and found.is_above(scores[block]):
             break
         used, slot = distinct(cells[block])
         more = with_masks(
@@ -170,6 +185,17 @@ def find_candidates(
         more = replace(more, cells=used[slot])
         found = more if found is None else found.best_with(more, limit)
     return found, logits
+
+
+def require_memory(count: int, logits: MaskLogits) -> None:
+    """Raise InputError unless ``count`` candidates' masks and overlaps fit into memory."""
+    needed = count * (math.prod(logits.shape) + OVERLAP_BYTES * count)
+    lack = device.lacks(logits.kernels.device, needed)
+    if lack is not None:
+        raise InputError(
+            f'{count} candidates of one image {lack}: set model.test_cfg.nms_pre to a number of '
+            'candidates, as 500, or raise model.test_cfg.score_thr'
+        )
 
 
 def distinct(cells: Tensor) -> tuple[Tensor, Tensor]:

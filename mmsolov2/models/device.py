@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 MEMORY, GROUP = Path('/proc/meminfo'), Path('/sys/fs/cgroup')
+GROUP_FILES = (  # limit, what is used, and of that the file cache; versions 2 and 1
+    ('memory.max', 'memory.current', ('memory.stat', 'inactive_file')),
+    (
+        'memory/memory.limit_in_bytes',
+        'memory/memory.usage_in_bytes',
+        ('memory/memory.stat', 'total_inactive_file'),
+    ),
+)
+SURE_BYTES = 2**28  # that need no look at the memory
 
 
 def on_cpu(tensor: Tensor) -> bool:
@@ -16,11 +25,28 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == 'cpu'
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; on a GPU when its turn comes, nobody waits for the copy."""
+    if device.type == 'cuda':
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def zeros(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
     """Zeros where ``like`` is; on a CPU they take memory only where they are written to."""
     if on_cpu(like):
         return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix('torch.')))
     return torch.zeros(shape, dtype=dtype, device=like.device)
+
+
+def lacks(device: torch.device, needed: float) -> str | None:
+    """What to say of a device on which so many bytes are not free; None if they are."""
+    if needed < SURE_BYTES:
+        return None
+    free = available_memory(device)
+    if needed <= free:
+        return None
+    return f'take {needed / 1e9:.1f} GB, but {device} has {free / 1e9:.1f} GB left'
 
 
 def available_memory(device: torch.device) -> float:
@@ -43,8 +69,15 @@ def _free_of_machine() -> float:
 
 
 def _free_of_group() -> float:
-    """Bytes left of the limit of a container, control groups version 2."""
-    try:
-        return int((GROUP / 'memory.max').read_text()) - int((GROUP / 'memory.current').read_text())
-    except (OSError, ValueError):  # none, or 'max'
-        return math.inf
+    """Bytes left of a container's limit, by version 2 or 1 of control groups.
+
+    The cache of files that were read counts as used there, but makes room when it is asked to.
+    """
+    for limit, used, cached in GROUP_FILES:
+        try:
+            stat = dict(line.split() for line in (GROUP / cached[0]).read_text().splitlines())
+            taken = int((GROUP / used).read_text()) - int(stat.get(cached[1], 0))
+            return int((GROUP / limit).read_text()) - taken
+        except (OSError, ValueError):  # not this version, no limit, or 'max'
+            continue
+    return math.inf

@@ -43,7 +43,8 @@ def shared_pixels(masks: Tensor, labels: Tensor | None) -> Tensor:
                 shared[group[:, None], group] = count(masks.index_select(0, group))
             return shared
         for part in masks.split(max(STRIP // max(len(masks), 1), 1), dim=1):
-            shared.addmm_(part.float(), part.float().T)
+            part = part.float()
+            shared.addmm_(part, part.T)
     return shared if labels is None else shared * (labels[:, None] == labels)
 
 

@@ -25,7 +25,6 @@ from mmsolov2.models.mask_upsampling import (
 
 CHUNK_PIXELS = 2**24  # mask pixels upsampled at a time on a GPU: 64 MiB of float32
 RLE_PIXELS = 2**27  # mask pixels painted at a time before they are encoded: 128 MiB of bool
-SURE_BYTES = 2**28  # of bitmaps that need no look at the memory
 MASK_FORMATS = ('bitmap', 'rle')
 
 
@@ -104,22 +103,22 @@ def to_results(
     final_size = tuple(meta['ori_shape'][:2]) if rescale else image_size
     if mask_format == 'bitmap':
         require_memory(len(inside), final_size, inside.device)
-    finish = from_tiles if device.on_cpu(inside) else from_chunks
-    bboxes, masks = finish(inside, read, mask_threshold, image_size, final_size, mask_format)
+    sizes = mask_threshold, image_size, final_size
+    if mask_format == 'bitmap' and not device.on_cpu(inside):
+        bboxes, masks = from_chunks(inside, read, *sizes)
+    else:
+        bboxes, masks = from_tiles(*on_cpu(inside, read), *sizes, mask_format)
+    bboxes = bboxes.to(scores.device)
     return InstanceData(scores=scores, labels=labels, bboxes=bboxes, masks=masks)
 
 
 def require_memory(count: int, size: Sequence[int], device_: torch.device) -> None:
     """Raise InputError if ``count`` bitmaps of ``size`` do not fit into a device's memory."""
-    needed = count * math.prod(size)
-    if needed < SURE_BYTES:
-        return
-    free = device.available_memory(device_)
-    if needed > free:
+    lack = device.lacks(device_, count * math.prod(size))
+    if lack is not None:
         raise InputError(
-            f'{count} masks of {size[0]}x{size[1]} pixels take {needed / 1e9:.1f} GB as bitmaps, '
-            f"but {device_} has {free / 1e9:.1f} GB left: set model.test_cfg.mask_format='rle', or "
-            'lower model.test_cfg.max_per_img'
+            f'{count} masks of {size[0]}x{size[1]} pixels as bitmaps {lack}: set '
+            "model.test_cfg.mask_format='rle', or lower model.test_cfg.max_per_img"
         )
 
 
@@ -131,7 +130,7 @@ def from_tiles(
     final_size: Sequence[int],
     mask_format: str,
 ) -> tuple[Tensor, Tensor | list[dict]]:
-    """Boxes and masks of ``to_results``, each mask made where it can have pixels: for CPUs."""
+    """Boxes and masks of ``to_results``, each mask made where it can have pixels: on a CPU."""
     sizes = zip(inside.shape[1:], image_size, final_size, strict=True)
     rows, columns = (Side.between(*size) for size in sizes)
     tiles = occupied_tiles(inside, rows, columns)
@@ -171,16 +170,21 @@ def from_chunks(
     threshold: float,
     image_size: Sequence[int],
     final_size: Sequence[int],
-    mask_format: str,
-) -> tuple[Tensor, Tensor | list[dict]]:
-    """Boxes and masks of ``to_results``, as many masks at a time as fit into a chunk: for GPUs."""
+) -> tuple[Tensor, Tensor]:
+    """Boxes and bitmaps of ``to_results``, masks that fit into a chunk at a time: on a GPU."""
     height, width = inside.shape[-2:]
-    pixels = max(MASK_STRIDE**2 * height * width, math.prod(final_size))
-    boxes, parts = [], []
-    for some in torch.arange(
-        len(inside), device=inside.device
-    ).split(max(CHUNK_PIXELS // pixels, 1)):
-        chunk = image_masks(read(slice(0, height), some), threshold, image_size, final_size)
-        boxes.append(tight_boxes(chunk))
-        parts.extend(encode_rle(chunk)) if mask_format == 'rle' else parts.append(chunk)
-    return torch.cat(boxes), parts if mask_format == 'rle' else torch.cat(parts)
+    size = max(CHUNK_PIXELS // max(MASK_STRIDE**2 * height * width, math.prod(final_size)), 1)
+    masks = inside.new_empty((len(inside), *final_size))
+    indices = torch.arange(len(inside), device=inside.device)
+    for some, part in zip(indices.split(size), masks.split(size), strict=True):
+        part.copy_(image_masks(read(slice(0, height), some), threshold, image_size, final_size))
+    return tight_boxes(masks), masks
+
+
+def on_cpu(inside: Tensor, read: Maps) -> tuple[Tensor, Maps]:
+    """Masks (n, h, w) and their maps where RLE is made: 16 times smaller than images are."""
+    if device.on_cpu(inside):
+        return inside, read
+    indices = torch.arange(len(inside), device=inside.device)
+    maps = read(slice(0, inside.shape[1]), indices).cpu()
+    return inside.cpu(), lambda rows, some: maps[some, rows]

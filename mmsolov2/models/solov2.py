@@ -91,7 +91,7 @@ class SOLOv2(BaseDetector):
         self.channels_last = channels_last
         self.predict_dtype = DTYPES.get(predict_dtype)
         self.compile_options = {} if compile is True else compile
-        self._compiled = None  # until the first images: a model that is copied has none yet
+        self._compiled = None  # until the first images
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.mask_neck = MODELS.build(mask_neck)
@@ -151,6 +151,10 @@ class SOLOv2(BaseDetector):
         if self._compiled is None:
             self._compiled = torch.compile(self._forward, **self.compile_options)
         return self._compiled(batch_inputs)
+
+    def __getstate__(self) -> dict:
+        """What copies and pickles take: all but the compiled network, which has these weights."""
+        return {**self.__dict__, '_compiled': None}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Take mmdet's names for the mask features; refuse weights of another model."""

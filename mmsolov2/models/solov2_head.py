@@ -1,5 +1,6 @@
 """The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
 from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.device import sent
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
@@ -62,6 +64,13 @@ def input_size(mask_features: MaskFeatures) -> list[int]:
     return [MASK_STRIDE * side for side in first.shape[-2:]]
 
 
+def of_type(mask_features: MaskFeatures, dtype: torch.dtype) -> MaskFeatures:
+    """Mask features in another type. CUDA's autocast normalises in float32, not in the kernels'."""
+    if isinstance(mask_features, Tensor):
+        return mask_features.to(dtype)
+    return [level.to(dtype) for level in mask_features]
+
+
 def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]]:
     """The mask features of each image: (E, h, w), or such for each level."""
     if isinstance(mask_features, Tensor):
@@ -77,7 +86,7 @@ def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
     bitmaps = np.ascontiguousarray(masks.to_ndarray())
     if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
         bitmaps = bitmaps != 0
-    masks = torch.from_numpy(bitmaps.view(bool)).to(device)
+    masks = sent(torch.from_numpy(bitmaps.view(bool)), device)
     padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
     return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
 
@@ -93,12 +102,15 @@ def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         ours = sorted(f'mmsolov2.{known}' for known in TASK_UTILS.module_dict if 'NMS' in known)
         raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
     try:
-        return TASK_UTILS.build(cfg)
+        nms = TASK_UTILS.build(cfg)
+        inspect.signature(nms).bind('scores', 'labels', 'masks')
     except TypeError as error:
         raise ValueError(
-            f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; where a config changes the type of the '
-            'one it inherits, it needs nms=dict(_delete_=True, type=...)'
+            f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; it must be called as nms(scores, labels, '
+            'masks), and where a config changes the type of the one that it inherits, it needs '
+            'nms=dict(_delete_=True, type=...)'
         ) from error
+    return nms
 
 
 def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleList:
@@ -254,8 +266,11 @@ class SOLOv2Head(BaseModule):
                 'SOLOv2Head: the first level is halved and the last brought to the size of the one '
                 f'before, so that each has its neighbour\'s stride, not {self.strides}'
             )
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f'SOLOv2Head: kernel_size must be odd, not {self.kernel_size}')
+        if self.kernel_size not in range(1, 100, 2):
+            raise ValueError(
+                'SOLOv2Head: kernel_size must be odd, 1 as published or 3, not '
+                f'{self.kernel_size!r}'
+            )
 
     # Layers
 
@@ -361,6 +376,7 @@ class SOLOv2Head(BaseModule):
 
     # Prediction
 
+    @torch.no_grad()
     def predict_by_feat(
         self,
         category_logits: Sequence[Tensor],
@@ -377,7 +393,8 @@ class SOLOv2Head(BaseModule):
         """
         keep = keep_symmetric_peaks if self.test_cfg['symmetric_peaks'] else keep_peaks
         scores = flatten_cells([keep(level.float().sigmoid()) for level in category_logits])
-        images = zip(scores, flatten_cells(kernels), per_image(mask_features), metas, strict=True)
+        features = per_image(of_type(mask_features, kernels[0].dtype))
+        images = zip(scores, flatten_cells(kernels), features, metas, strict=True)
         return [self._predict_image(*image, rescale=rescale) for image in images]
 
     def _predict_image(

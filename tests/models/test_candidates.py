@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsolov2.errors import InputError
 from mmsolov2.models import candidates as module
 from mmsolov2.models import device
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
@@ -117,17 +118,21 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_gpu_is_waited_for_once_to_size_the_candidates(monkeypatch):
+@pytest.mark.parametrize('limit', [5, 500])
+def test_a_gpu_is_waited_for_once_to_size_the_candidates(limit, monkeypatch):
     """``nonzero`` alone; how many masks a cell's classes share is never asked."""
     monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
-    args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long(), limit=500)
+    args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long(), limit=limit)
     with Waits() as waits:
         find_candidates(some_scores(), some_logits(), **args)
     assert waits.count == 1
 
 
 def test_no_more_is_convolved_once_the_best_are_sure(way, monkeypatch):
-    """Masks of maskness near 1, and scores so low that they cannot reach the first ones."""
+    """Masks of maskness near 1, and scores so low that they cannot reach the first ones.
+
+    A GPU does not wait to learn that.
+    """
     calls = []
     measure = module.measure
     monkeypatch.setattr(module, 'measure', lambda *args: calls.append(args) or measure(*args))
@@ -135,8 +140,29 @@ def test_no_more_is_convolved_once_the_best_are_sure(way, monkeypatch):
     scores[10:14] = 0.9
     args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long(), limit=4)
     found, _ = find_candidates(scores, some_logits(), **args)
-    assert len(calls) == 1
+    assert len(calls) == (8 if way == 'GPU' else 1)  # 30 cells, 4 at a time
     assert found.cells.sort()[0].tolist() == [10, 11, 12, 13]
+
+
+def test_candidates_that_do_not_fit_are_refused(monkeypatch):
+    """9 masks of 24x20 take 4320 bytes, their overlaps 9 · 9 · 24 = 1944."""
+    monkeypatch.setattr(device, 'SURE_BYTES', 0)
+    monkeypatch.setattr(device, 'available_memory', lambda where: 6263)
+    scores = torch.zeros(CELLS, CLASSES)
+    scores[:9, 0] = 0.9
+    args = dict(score_thr=0.1, mask_thr=0.5, smallest=torch.ones(CELLS).long())
+    with pytest.raises(InputError, match=r'9 candidates .* cpu has .*nms_pre .*score_thr'):
+        find_candidates(scores, some_logits(), **args, limit=None)
+    assert len(find_candidates(scores, some_logits(), **args, limit=8)[0]) == 8
+    monkeypatch.setattr(device, 'available_memory', lambda where: 6264)
+    assert len(find_candidates(scores, some_logits(), **args, limit=None)[0]) == 9
+
+
+def test_logits_that_are_kept_are_looked_at_in_cache_sized_strips_on_a_cpu_alone(monkeypatch):
+    logits = some_logits().of(torch.arange(CELLS))
+    assert len(list(logits.strips(CELLS))) == HEIGHT // module.LOOK == 3
+    monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
+    assert list(logits.strips(CELLS)) == [slice(0, HEIGHT)]
 
 
 def test_of_equal_scores_the_lower_cell_and_label_come_first():
@@ -155,6 +181,7 @@ def test_levels_have_features_of_their_own(way):
     logits = MaskLogits(levels, kernels, torch.tensor([2, 0, 2, 0]))
     some = torch.tensor([2, 1, 3])
     expected = dynamic_conv_levels(levels, kernels[[1, 3, 2]], (2, 0, 1))
+    assert logits.of(some).whole is not None  # rows cannot be computed apart
     torch.testing.assert_close(logits(some), expected[[2, 0, 1]])
     found = logits.of(some).rows(slice(3, 9), torch.tensor([0, 2]))
     torch.testing.assert_close(found, expected[[2, 1], 3:9])

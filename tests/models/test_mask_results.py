@@ -204,31 +204,55 @@ def test_both_ways_give_the_same(index, mask_format, monkeypatch):
     height, width = SIDES[index], SIDES[-1 - index]
     for image_size in ((height, width), (min(height, 61), min(width, 200))):
         padded = [-(-side // 32) * 8 for side in image_size]
-        args = (*maps_of(kinds_of_masks(*padded)), 0.5, image_size, (height, width), mask_format)
-        (boxes, masks), (expected_boxes, expected) = from_tiles(*args), from_chunks(*args)
+        args = (*maps_of(kinds_of_masks(*padded)), 0.5, image_size, (height, width))
+        boxes, masks = from_tiles(*args, mask_format)
+        expected_boxes, expected = from_chunks(*args)
         assert torch.equal(boxes, expected_boxes)
-        assert masks == expected if mask_format == 'rle' else torch.equal(masks, expected)
+        if mask_format == 'rle':
+            assert masks == encode_rle(expected)
+        else:
+            assert torch.equal(masks, expected)
 
 
 def test_masks_in_the_padding_alone_are_empty():
     masks = torch.zeros(1, 8, 8)
     masks[0, 7, 7] = 1
-    for ways in (from_tiles, from_chunks):
-        boxes, masks_ = ways(*maps_of(masks), 0.5, (20, 20), (40, 30), 'bitmap')
+    args = *maps_of(masks), 0.5, (20, 20), (40, 30)
+    for boxes, found in (from_tiles(*args, 'bitmap'), from_chunks(*args)):
         assert boxes.tolist() == [[0, 0, 0, 0]]
-        assert not masks_.any()
+        assert not found.any()
 
 
-@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
 @pytest.mark.parametrize('n', [0, 1, 7])
 @pytest.mark.parametrize('pixels', [1, 3 * 61 * 80])
-def test_chunks_change_nothing(n, pixels, mask_format, monkeypatch):
-    args = (*maps_of(some_results(n)[2]), 0.5, (30, 41), (61, 80), mask_format)
+def test_chunks_change_nothing(n, pixels, monkeypatch):
+    args = (*maps_of(some_results(n)[2]), 0.5, (30, 41), (61, 80))
     boxes, masks = from_chunks(*args)
     monkeypatch.setattr(mask_results, 'CHUNK_PIXELS', pixels)
     chunked_boxes, chunked = from_chunks(*args)
     assert torch.equal(chunked_boxes, boxes)
-    assert chunked == masks if mask_format == 'rle' else torch.equal(chunked, masks)
+    assert torch.equal(chunked, masks)
+
+
+@pytest.mark.parametrize('n', [0, 3])
+@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
+def test_a_gpu_gives_the_same_and_rle_without_bitmaps(n, mask_format, monkeypatch):
+    scores, labels, masks = some_results(n)
+    args = dict(rescale=True, mask_format=mask_format)
+    expected, made = to_results(scores, labels, *maps_of(masks), META, **args), []
+
+    def watched(*args):
+        made.append(args)
+        return image_masks(*args)
+
+    monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
+    monkeypatch.setattr(mask_results, 'image_masks', watched)
+    found = to_results(scores, labels, *maps_of(masks), META, **args)
+    assert torch.equal(found.bboxes, expected.bboxes)
+    if mask_format == 'rle':
+        assert found.masks == expected.masks and not made
+    else:
+        assert torch.equal(found.masks, expected.masks) and made
 
 
 @pytest.mark.parametrize(
@@ -248,7 +272,7 @@ def test_chunks_bound_the_pixels_at_a_time(image_size, final_size, pixels, monke
 
     monkeypatch.setattr(mask_results, 'CHUNK_PIXELS', 3 * pixels + 1)
     monkeypatch.setattr(mask_results, 'image_masks', counted)
-    from_chunks(*maps_of(some_results(7)[2]), 0.5, image_size, final_size, 'bitmap')
+    from_chunks(*maps_of(some_results(7)[2]), 0.5, image_size, final_size)
     assert lengths == [3, 3, 1]
 
 
@@ -259,7 +283,7 @@ def test_bitmaps_that_do_not_fit_are_refused(monkeypatch):
     """One byte a pixel: 3 masks of 40x50 take 6000."""
     instances = torch.rand(3), torch.zeros(3).long(), *maps_of(torch.ones(3, 8, 12))
     meta = dict(img_shape=(32, 48), ori_shape=(40, 50))
-    monkeypatch.setattr(mask_results, 'SURE_BYTES', 0)
+    monkeypatch.setattr(device, 'SURE_BYTES', 0)
     monkeypatch.setattr(device, 'available_memory', lambda where: 5999)
     with pytest.raises(InputError, match=r"3 masks of 40x50 .* cpu has .*mask_format='rle'"):
         to_results(*instances, meta, rescale=True)

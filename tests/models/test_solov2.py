@@ -1,6 +1,7 @@
 """The detector: its three ways forward, what it passes on, and which checkpoints it takes."""
 
 import copy
+import pickle
 import re
 from pathlib import Path
 
@@ -172,15 +173,16 @@ def test_channels_last_reaches_activations(model):
 
 
 @torch.no_grad()
-def test_half_precision_is_for_prediction_alone(model):
-    other, types = twin(model, predict_dtype='bfloat16'), []
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_is_for_prediction_alone(model, dtype):
+    other, types = twin(model, predict_dtype=dtype), []
     other.mask_neck.register_forward_hook(lambda module, inputs, out: types.append(out.dtype))
     for one, two in zip(results_of(other), results_of(model), strict=True):
         assert one.scores.dtype == torch.float32
         assert abs(one.scores[0] - two.scores[0]) < 0.05
     for name, loss in losses_of(model).items():
         torch.testing.assert_close(losses_of(other)[name], loss)
-    assert types == [torch.bfloat16, torch.float32, torch.float32]
+    assert types == [getattr(torch, dtype), torch.float32, torch.float32]
 
 
 def test_a_compiled_network_trains_and_is_compiled_once(model):
@@ -196,6 +198,18 @@ def test_a_compiled_network_trains_and_is_compiled_once(model):
         sum(losses_of(other).values()).backward()
     assert len(graphs) == 1
     assert all(parameter.grad is not None for parameter in other.mask_neck.parameters())
+
+
+def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(model):
+    images = torch.randn(1, 3, 64, 64)
+    other = twin(model, compile=dict(backend='eager'))
+    first = other.network(images)[-1]
+    copies = copy.deepcopy(other), pickle.loads(pickle.dumps(other))
+    for one in copies:
+        torch.testing.assert_close(one.network(images)[-1], first)
+        one.mask_neck.conv_pred.gn.bias.data.fill_(9.0)
+        assert (one.network(images)[-1] - first).abs().max() > 5
+    torch.testing.assert_close(other.network(images)[-1], first)
 
 
 def test_unknown_precision():

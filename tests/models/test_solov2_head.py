@@ -189,9 +189,10 @@ def predict(head, features, mask_features, samples, **options):
         (dict(strides=(8, 8, 16, 32)), 'have 4, 5 and 5'),
         (dict(num_grids=(10, 8, 6)), 'have 5, 3 and 5'),
         (dict(assigner=dict(type='mmsolov2.GridAssigner', scale_ranges=((1, 9), ))), '5, 5 and 1'),
-        (dict(kernel_size=2), 'kernel_size must be odd, not 2'),
-        (dict(kernel_size=0), 'kernel_size must be odd, not 0'),
-        (dict(kernel_size=-1), 'kernel_size must be odd, not -1'),
+        (dict(kernel_size=2), 'kernel_size must be odd, 1 as published or 3, not 2'),
+        (dict(kernel_size=0), 'kernel_size must be odd, .* not 0'),
+        (dict(kernel_size=-1), 'kernel_size must be odd, .* not -1'),
+        (dict(kernel_size='3'), "kernel_size must be odd, .* not '3'"),
         (dict(test_cfg=dict(sigma=2.0)), r"unknown settings \['sigma'\]"),
         (dict(test_cfg=dict(mask_format='png')), "mask_format must be .*not 'png'"),
         (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be at least 1.*not 0'),
@@ -207,6 +208,11 @@ def predict(head, features, mask_features, samples, **options):
         (
             dict(test_cfg=dict(nms=dict(type='mmsolov2.HardMaskNMS', kernel='gaussian'))
                  ), r"unexpected keyword argument 'kernel'.*nms=dict\(_delete_=True"
+        ),
+        (
+            dict(test_cfg=dict(nms={
+                **SETTINGS['assigner'], 'owner': 'last'
+            })), r'GridAssigner.*called as nms\(scores, labels, masks\)'
         ),
         (dict(num_grids=(10, 8, 0, 4, 3)), r'must be at least 1, not .*\(10, 8, 0, 4, 3\)'),
         (dict(strides=(0, 0, 16, 32, 32)), r'must be at least 1, not \(0, 0, 16, 32, 32\)'),
@@ -734,6 +740,34 @@ def test_an_image_without_instances_beside_one_with_some():
     nobody, somebody = head.predict_by_feat(logits, kernels, features, [meta, meta])
     assert len(nobody) == 0
     assert somebody.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+@pytest.mark.parametrize('kind', [MaskFeatureNeck, SeparateMaskFeatureNeck])
+def test_features_of_another_type_than_kernels_are_taken_as_these(kind, kernel_size):
+    """CUDA's autocast gives mask features in float32, as they come out of GroupNorm."""
+    head, neck, levels = lively_head(kernel_size=kernel_size), make_mask_neck(kind=kind), pyramid()
+    logits, kernels = head(levels)
+    kernels = [level.bfloat16() for level in kernels]
+    features = neck(levels)
+    halves = [level.bfloat16() for level in features]
+    halves = torch.stack(halves) if isinstance(features, torch.Tensor) else halves
+    sizes = [dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)] * 2
+    found = head.predict_by_feat(logits, kernels, features, sizes)
+    expected = head.predict_by_feat(logits, kernels, halves, sizes)
+    for one, other in zip(found, expected, strict=True):
+        assert len(one) and torch.equal(one.masks, other.masks)
+
+
+def test_predictions_need_no_gradients():
+    """Where a caller left them on, results are the same, and have none."""
+    head, levels, features = lively_head(), pyramid(), mask_features().requires_grad_()
+    found = predict(head, levels, features, metas(2))
+    with torch.no_grad():
+        expected = predict(head, levels, features, metas(2))
+    for one, other in zip(found, expected, strict=True):
+        assert len(one) and not one.scores.requires_grad
+        assert torch.equal(one.masks, other.masks)
 
 
 @torch.no_grad()
