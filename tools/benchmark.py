@@ -1,8 +1,8 @@
 """What mmdet's SOLOv2 and ours cost: same weights, same inputs, by turns in one process.
 
     python tools/benchmark.py postprocess --candidates 100 500 --classes 80
-    python tools/benchmark.py all --out work_dirs/benchmark
-    python tools/benchmark.py report --out work_dirs/benchmark --page docs/benchmarks.md
+    python tools/benchmark.py all --out work_dirs/benchmark/cpu
+    python tools/benchmark.py report --out work_dirs/benchmark/cpu --page docs/benchmarks.md
 
 Every subcommand writes OUT/SUBCOMMAND.json and .md; ``report`` makes a page of them. The results
 of both are compared in every case, and a difference that rounding cannot explain is an error.
@@ -57,7 +57,7 @@ from mmsolov2.errors import exit_with_message
 from mmsolov2.models.device import available_memory
 from mmsolov2.registry import TASK_UTILS
 
-OUT = 'work_dirs/benchmark'
+OUT = 'work_dirs/benchmark/cpu'  # a folder for each machine: its name is in those of plots
 CONFIG = 'solov2_r50_fpn_1x_coco'
 WARM = dict(candidates=2, instances=2, positives=2, size='64x96')  # a small case
 STRATEGIES = {
@@ -82,6 +82,7 @@ class Subcommand(NamedTuple):
     measure: Callable[..., dict] = None  # ``measured`` unless it says otherwise
     overhead: bool = False  # whether the others contain the floor
     trains: bool = False  # whether it needs gradients
+    amp: bool = False  # whether it can run under autocast
     encode: bool = False  # whether results are instances, compared as plain values
 
 
@@ -351,6 +352,7 @@ BENCHES = {
         build=predict_runs,
         differing=differing_pixels,
         encode=True,
+        amp=True,
         warm=WARM,
         choices=dict(masks=MASK_KINDS, option=tuple(OPTIONS)),
     ),
@@ -402,6 +404,7 @@ BENCHES = {
         ),
         build=memory_runs,
         differing=differing_pixels,
+        amp=True,
         warm=WARM,
         measure=measured_apart,
         encode=True,
@@ -426,6 +429,7 @@ BENCHES = {
         warm=WARM,
         overhead=True,
         trains=True,
+        amp=True,
     ),
     'loss-memory':
     Subcommand(
@@ -468,6 +472,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     for name, bench in BENCHES.items():
         command = add_command(commands, name, bench.help)
         add_common(command)
+        command.set_defaults(amp=None)
+        if bench.amp:
+            text = "autocast of the network's part, of both"
+            command.add_argument('--amp', choices=sorted(AMP), help=text)
         for axis, values in bench.axes.items():
             checked = dict(choices=bench.choices[axis]) if axis in bench.choices else {}
             kind = at_least_0 if isinstance(values[0], int) else str
@@ -496,7 +504,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=at_least_1, default=1, help='images a batch')
     parser.add_argument('--repeats', type=at_least_1, default=7, help='measured rounds')
     parser.add_argument('--warmup', type=at_least_0, default=2, help='rounds before that')
-    parser.add_argument('--amp', choices=sorted(AMP), help="autocast of the network's part")
     parser.add_argument('--tf32', action='store_true', help='let CUDA round products to TF32')
     parser.add_argument(
         '--no-memory', dest='memory', action='store_false', help='do not measure peak memory'
@@ -548,7 +555,8 @@ def run_bench(args: argparse.Namespace) -> int:
         with torch.inference_mode(not bench.trains):
             cases.append(measure(bench, args, case))
         differing, rounding = (cases[-1].get(name, 0) for name in ('differing', 'rounding'))
-        wrong += differing > rounding and args.amp is None
+        half = args.amp or 'float16' in case.get('option', '')  # bfloat16 too
+        wrong += differing > rounding and not half
         text = ', '.join(f'{value} {name}' for name, value in case.items())
         spent = time.monotonic() - started
         print(f'[{number}/{len(combinations)}] {text}: {spent:.0f} s', file=sys.stderr, flush=True)

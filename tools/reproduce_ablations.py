@@ -148,6 +148,8 @@ def base_config(args: argparse.Namespace, file: Path) -> Path:
         if 'max_epochs' not in config.train_cfg:
             raise InputError(f'{path}: --epochs needs a config that trains in epochs')
         squeeze_schedule(config, args.epochs)
+    config.setdefault('default_hooks', {})
+    config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
     config.default_hooks.checkpoint.max_keep_ckpts = 1
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmsolov2.NMSTimeHook')]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,11 +158,29 @@ def base_config(args: argparse.Namespace, file: Path) -> Path:
 
 
 def row_config(row: str, base: Path, file: Path) -> Config:
-    """The config of a row over a base config; it is written to a file on the way."""
+    """The config of a row over a base config; it is written to a file on the way.
+
+    Raises:
+        InputError: if the base has not the parts that the row changes.
+    """
     changes = '' if row == 'default' else changes_of(find_config(row_file(row)))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f'_base_ = {str(base.resolve())!r}\n{changes}')
-    return Config.fromfile(file)
+    try:
+        return Config.fromfile(file)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'{base}: the row {row} does not fit this config: {error!r}; rows change the parts of '
+            'a SOLOv2 of this project'
+        ) from error
+
+
+def fitting_config(row: str, base: Path, file: Path) -> Config | None:
+    """``row_config``; None if the row does not fit."""
+    try:
+        return row_config(row, base, file)
+    except InputError:
+        return None
 
 
 def squeeze_schedule(config: Config, epochs: int) -> None:
@@ -194,7 +214,10 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
     chosen = chosen_rows(args.rows)
     base = base_config(args, out_dir / 'base.py')
     for row in ROWS:
-        config = row_config(row, base, out_dir / 'rows' / f'{row}.py')
+        of_row = row_config if row in chosen else fitting_config
+        config = of_row(row, base, out_dir / 'rows' / f'{row}.py')
+        if config is None:
+            continue
         name = trainings.setdefault(training_key(config), row)
         if row not in chosen:
             continue

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmsolov2.apis.inference import CONFIG_FOLDERS, load_config
 from mmsolov2.engine.checkpoint import mismatches
 from mmsolov2.errors import InputError
+from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.registry import MODELS
 
 # Formats: how each code base names what
@@ -265,6 +266,17 @@ def with_counters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # What the tensors tell
 
 
+def for_balanced_taps(weights: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Weights that give the same kernels of side ``size`` although our head divides outer taps."""
+    if size == 1:
+        return weights
+    names = [name for name in weights if name.startswith('mask_head.conv_kernel.')]
+    ones = torch.ones(1, len(weights[names[0]]), 1, 1)
+    share = with_balanced_taps(ones, size).flatten()
+    scaled = {name: (weights[name].movedim(0, -1) / share).movedim(-1, 0) for name in names}
+    return weights | {name: value.to(weights[name].dtype) for name, value in scaled.items()}
+
+
 class Shapes(dict):
     """Shapes of weights by their names; one that is missing is an error for the user."""
 
@@ -496,7 +508,8 @@ def convert(checkpoint: Mapping) -> Conversion:
     """Convert a checkpoint of another SOLOv2: every entry, with nothing missing.
 
     The formats are those of MMDetection 2.x and 3.x, of WXinlong/SOLO and of AdelaiDet. The
-    tensors are the checkpoint's own, in a new dict. The names of AdelaiDet's backbone are
+    tensors are the checkpoint's own, in a new dict, but for those of kernels larger than 1x1
+    (``dynamic_conv.with_balanced_taps``). The names of AdelaiDet's backbone are
     detectron2's, those of its deformable blocks too.
 
     Raises:
@@ -514,6 +527,7 @@ def convert(checkpoint: Mapping) -> Conversion:
             "AdelaiDet's SOLOv2 with a ResNeXt: detectron2 trains these with other strides and "
             'scaling than ResNets, which the file does not tell; only ResNets are converted'
         )
+    complete = for_balanced_taps(complete, settings['mask_head']['kernel_size'])
     config, overrides = nearest_config(settings)
     require_complete(complete, config, overrides)
     meta = checkpoint.get('meta')

@@ -305,6 +305,17 @@ def test_size_of_the_kernels(size):
     assert conversion.overrides == ({} if size == 1 else dict(mask_head=dict(kernel_size=3)))
 
 
+def test_larger_kernels_stay_what_they_were():
+    """Our head divides the taps beside the centre by 9; the centre is the fifth of each nine."""
+    state_dict = without_values('original', 'light r18')
+    for name, shape in dict(weight=(128 * 9, 256, 3, 3), bias=(128 * 9, )).items():
+        state_dict[f'bbox_head.solo_kernel.{name}'] = torch.ones(shape)
+    weights = convert(state_dict).weights
+    nines = [9.0] * 4 + [1.0] + [9.0] * 4
+    assert weights['mask_head.conv_kernel.bias'].tolist() == nines * 128
+    assert weights['mask_head.conv_kernel.weight'][:9, 3, 1, 2].tolist() == nines
+
+
 @pytest.mark.parametrize('name', ['r50-caffe', 'r101-caffe'])
 def test_leaves_for_adelaidet(name):
     model = load_config(f'solov2_{name}_fpn_ms-3x_coco').model

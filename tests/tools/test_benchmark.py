@@ -173,6 +173,14 @@ def test_options_of_the_network_reach_it(tmp_path, monkeypatch):
     assert '| channels-last |' in (tmp_path / 'network.md').read_text()
 
 
+def test_half_precision_is_no_error(tmp_path, capsys):
+    wrong, content = start(tmp_path, 'predict', '--candidates', '30', '--option', 'bfloat16')
+    assert not wrong and content['cases'][0]['differing'] > content['cases'][0]['rounding']
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(['network', '--amp', 'bf16'])
+    assert 'unrecognized arguments: --amp' in capsys.readouterr().err
+
+
 def test_nms_agrees_with_mmdet(tmp_path):
     wrong, content = start(tmp_path, 'nms', '--candidates', '20', '--classes', '2')
     assert not wrong

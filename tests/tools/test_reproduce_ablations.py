@@ -106,6 +106,19 @@ def test_epochs_of_a_config_without_epochs_are_refused(tmp_path):
         ablations.plan_runs(arguments(tmp_path, 'default', config=file, epochs=2))
 
 
+def test_rows_that_do_not_fit_are_refused_if_they_are_asked_for(tmp_path):
+    """SOLO has no mask features of its own; and a config may leave the hooks to the runner."""
+    file = tmp_path / 'solo.py'
+    solo = ROOT / 'configs/compare/solo_r50_fpn_ms-3x_coco.py'
+    file.write_text(f"_base_ = '{solo}'\ndefault_hooks = dict(_delete_=True)\n")
+    (run, ) = ablations.plan_runs(arguments(tmp_path, 'default', config=file, seeds=[0]))
+    hook = Config.fromfile(run.config).default_hooks.checkpoint
+    assert hook == dict(type='CheckpointHook', max_keep_ckpts=1)
+    message = r"base\.py: the row features-separate does not fit this config: .*mask_neck"
+    with pytest.raises(InputError, match=message):
+        ablations.plan_runs(arguments(tmp_path, 'features-separate', config=file))
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -224,6 +224,6 @@ def write_page(folders: Sequence[Path], page: Path) -> None:
     parts = [section(file, page) for found in files for file in found]
     machines = [json.loads(file.read_text())['machine'] for found in files for file in found]
     if all(machine['device'] == 'CPU' for machine in machines):
-        parts.insert(0, 'Not measured yet: GPUs, and with them half precision.')
+        parts.insert(0, 'Not measured yet: GPUs.')
     write_whole(page, '\n\n'.join([PAGE.strip(), *parts]) + '\n')
     print(page)
