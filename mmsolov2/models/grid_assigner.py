@@ -50,16 +50,12 @@ def four(words: Tensor) -> Tensor:
     return words[..., None].view(torch.uint8)
 
 
-def mass_centers(masks: Tensor) -> Tensor:
-    """Mean row and column (n, 2) float32, y first, of masks (n, H, W) bool; 0 for empty masks.
+def mass_centers(rows: Tensor, columns: Tensor) -> Tensor:
+    """Mean row and column (n, 2) float32, y first, of masks; 0 for empty masks.
 
-    Rows and columns count from 0 at the centre of the first pixel, as in all published code.
+    Of ``pixel_counts``: how many pixels they have in each row (n, H) and column (n, W). Rows and
+    columns count from 0 at the centre of the first pixel, as in all published code.
     """
-    return centers(*pixel_counts(masks))
-
-
-def centers(rows: Tensor, columns: Tensor) -> Tensor:
-    """``mass_centers`` (n, 2) of masks with these pixels a row (n, H) and a column (n, W)."""
     area = rows.sum(1).float().clamp(min=1e-6)
     y = (rows * torch.arange(rows.shape[1], device=rows.device)).sum(1) / area
     x = (columns * torch.arange(columns.shape[1], device=columns.device)).sum(1) / area
@@ -169,7 +165,7 @@ class GridAssigner:
         box_size = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
         rows, columns = pixel_counts(masks)
         area = rows.sum(1)
-        center = centers(rows, columns) + 0.5 * self.half_pixel
+        center = mass_centers(rows, columns) + 0.5 * self.half_pixel
         reach = 0.5 * box_size * self.center_scale
         scale = torch.sqrt(box_size[:, 1] * box_size[:, 0])
         drop = self.vanishing == 'drop'

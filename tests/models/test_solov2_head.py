@@ -488,6 +488,41 @@ def test_the_number_of_positives_can_be_that_of_all_processes(monkeypatch):
     assert own['loss_cls'] < both['loss_cls'] < 2 * own['loss_cls']
 
 
+LOSSES_OF_A_PROCESS = """
+import sys
+import mmsolov2
+import numpy as np, torch, torch.distributed as dist
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData
+from mmsolov2.models.solov2_head import SOLOv2Head
+
+dist.init_process_group('gloo')
+rank, settings = dist.get_rank(), eval(sys.argv[1])
+torch.manual_seed(0)
+head = SOLOv2Head(**settings, sync_avg_factor=True)
+sizes = (32, 40), (16, 20), (8, 10), (4, 5), (2, 3)
+outputs = head([torch.randn(1, 32, *size) for size in sizes])
+masks = np.zeros((rank, 128, 160), np.uint8)  # none and one
+masks[:, 20:60, 30:80] = 1
+labels = torch.zeros(rank, dtype=torch.long)
+instances = InstanceData(masks=BitmapMasks(masks, 128, 160), labels=labels)
+features = torch.randn(1, 64, 32, 40)
+synced = head.loss_by_feat(*outputs, features, [instances])['loss_mask']
+head.sync_avg_factor = False
+own = head.loss_by_feat(*outputs, features, [instances])['loss_mask']
+print(f'rank {rank}: {synced / own.clamp(min=1e-9):.4f}')
+"""
+
+
+def test_two_processes_share_the_number_of_positives(tmp_path, run_python):
+    """One has none, the other all: divided by their mean, its loss is twice as large."""
+    script = tmp_path / 'losses.py'
+    script.write_text(LOSSES_OF_A_PROCESS)
+    options = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)
+    output = run_python(*options, script, repr(SETTINGS)).stdout
+    assert 'rank 0: 0.0000' in output and 'rank 1: 2.0000' in output
+
+
 def test_covered_instances_are_what_the_mask_loss_sees():
     """An instance of one pixel vanishes at a quarter: its Dice loss is 1 whatever is predicted."""
     features = mask_features().requires_grad_()
