@@ -51,9 +51,18 @@ class MaskLogits:
         chosen = replace(self, kernels=self.kernels[cells], levels=self.levels[cells])
         if self.whole is not None:
             chosen.whole = self.whole[cells]
-        elif self._whole_at_once or len(cells) * self.shape[0] * self.shape[1] <= FEW:
+        elif len(cells) * self.shape[0] * self.shape[1] <= FEW:
             chosen.whole = chosen.rows(slice(0, self.shape[0]))
         return chosen
+
+    def to_read(self, cells: Tensor) -> tuple['MaskLogits', Tensor]:
+        """Logits to read some rows of after others, and where those of cells (n,) are in them."""
+        if self.whole is not None or not self._whole_at_once:
+            return self, cells
+        chosen = MaskLogits(
+            self.features, self.kernels[cells], self.levels[cells], self.size, whole=self(cells)
+        )
+        return chosen, torch.arange(len(cells), device=cells.device)
 
     def __call__(self, cells: Tensor) -> Tensor:
         """Logits (n, h, w) float32 of the kernels at cells (n,)."""

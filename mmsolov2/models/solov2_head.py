@@ -413,11 +413,12 @@ class SOLOv2Head(BaseModule):
             limit=cfg['nms_pre'],
         )
         best = self._rescore(candidates)
+        logits, cells = logits.to_read(best.cells)
         return to_results(
             best.scores,
             best.labels,
             best.masks,
-            lambda rows, some: logits.rows(rows, best.cells[some]).sigmoid(),
+            lambda rows, some: logits.rows(rows, cells[some]).sigmoid(),
             meta,
             rescale=rescale,
             mask_threshold=cfg['mask_thr'],

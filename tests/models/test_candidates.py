@@ -181,7 +181,27 @@ def test_levels_have_features_of_their_own(way):
     logits = MaskLogits(levels, kernels, torch.tensor([2, 0, 2, 0]))
     some = torch.tensor([2, 1, 3])
     expected = dynamic_conv_levels(levels, kernels[[1, 3, 2]], (2, 0, 1))
-    assert logits.of(some).whole is not None  # rows cannot be computed apart
     torch.testing.assert_close(logits(some), expected[[2, 0, 1]])
     found = logits.of(some).rows(slice(3, 9), torch.tensor([0, 2]))
     torch.testing.assert_close(found, expected[[2, 1], 3:9])
+
+
+def test_rows_that_cannot_be_computed_apart_are_computed_once(monkeypatch):
+    """Those of levels with features of their own, of the masks that are read alone."""
+    calls = []
+    monkeypatch.setattr(module, 'FEW', 0)
+    monkeypatch.setattr(
+        module, 'dynamic_conv_levels',
+        lambda *args: calls.append(len(args[1])) or dynamic_conv_levels(*args)
+    )
+    levels = [torch.randn(3, HEIGHT, WIDTH), torch.randn(3, 12, 10)]
+    logits = MaskLogits(levels, torch.randn(9, 3), torch.arange(9) % 2).of(torch.arange(9))
+    cells = torch.tensor([7, 2])
+    expected = logits(cells)
+    calls.clear()
+    chosen, where = logits.to_read(cells)
+    found = [chosen.rows(slice(row, row + 8), where) for row in range(0, HEIGHT, 8)]
+    assert torch.equal(torch.cat(found, 1), expected)
+    assert calls == [2]
+    unified = some_logits()
+    assert unified.to_read(cells) == (unified, cells)
