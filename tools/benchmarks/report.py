@@ -146,16 +146,24 @@ def plot(content: dict, file: Path) -> bool:
     if axis is None:
         return False
     parts = groups(content, axis)
+    values = {'ms': time_of}
+    if any(case['memory'] for case in content['cases']):
+        values['MB at the peak'] = memory_of
     figure, axes = pyplot.subplots(
-        2, len(parts), squeeze=False, sharex=True, sharey='row', figsize=(1 + 3.2 * len(parts), 6)
+        len(values),
+        len(parts),
+        squeeze=False,
+        sharex=True,
+        sharey='row',
+        figsize=(1 + 3.2 * len(parts), 3 * len(values)),
     )
     for column, (title, cases) in zip(axes.T, parts.items(), strict=True):
-        draw(column[0], cases, axis, time_of)
-        draw(column[1], cases, axis, memory_of)
+        for one, value_of in zip(column, values.values(), strict=True):
+            draw(one, cases, axis, value_of)
         column[0].set_title(title.replace(', ', '\n'), fontsize=9)
-        column[1].set_xlabel('original, megapixels' if axis == 'image' else axis)
-    axes[0, 0].set_ylabel('ms')
-    axes[1, 0].set_ylabel('MB at the peak')
+        column[-1].set_xlabel('original, megapixels' if axis == 'image' else axis)
+    for row_, label in zip(axes, values, strict=True):
+        row_[0].set_ylabel(label)
     axes[0, 0].legend()
     figure.tight_layout()
     figure.savefig(file, dpi=100)
