@@ -10,6 +10,9 @@ that are seen, so a shape painted later takes its pixels from those below it.
 The same arguments give the same bytes: image k has its own generator, seeded with
 [seed, split, k], and all forms and textures are drawn with whole numbers. Every 50th train image
 (from the 20th on) holds no shape at all.
+
+With --alike all shapes of an image are copies of one, whole and apart: nothing but their place
+tells them from each other.
 """
 
 from __future__ import annotations
@@ -235,10 +238,10 @@ def cover(owner: Array, form: Array, row: int, column: int) -> Array:
     return covered
 
 
-def all_visible(owner: Array, areas: Sequence[int]) -> bool:
-    """Whether enough is seen of each shape, given its pixels before anything hid it."""
+def all_visible(owner: Array, areas: Sequence[int], percent: int) -> bool:
+    """Whether so much is seen of each shape, given its pixels before anything hid it."""
     seen = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
-    share = np.array(areas) * MIN_VISIBLE_PERCENT
+    share = np.array(areas) * percent
     return bool(np.all((seen >= MIN_VISIBLE_PIXELS) & (seen * 100 >= share)))
 
 
@@ -251,22 +254,22 @@ def random_spot(rng: Rng, owner: Array, margin: int) -> tuple[int, int]:
     return row, column
 
 
-def find_place(rng: Rng, scene: Scene, form: Array) -> Array | None:
-    """(H, W) uint8 owners with the form in a place that hides no shape too much, if one is met."""
+def find_place(rng: Rng, scene: Scene, form: Array, percent: int) -> Array | None:
+    """(H, W) uint8 owners with the form where `percent` of each shape is seen, if one is met."""
     areas = [*scene.areas, int(form.sum())]
     for _ in range(TRIES):
         spot = random_spot(rng, scene.owner, form.shape[0] // 4)
         covered = cover(scene.owner, form, *spot)
-        if all_visible(covered, areas):
+        if all_visible(covered, areas, percent):
             return covered
     return None
 
 
-def paint(rng: Rng, scene: Scene, fresh: Array, kind: str) -> None:
-    """Fill the pixels `fresh` (H, W) bool of the image with the texture and hue of a class."""
+def paint(rng: Rng, scene: Scene, fresh: Array, kind: str, taken: Sequence[Array]) -> None:
+    """Fill the pixels `fresh` (H, W) bool with a class's texture and hue, unlike those taken."""
     left, top, width, height = tight_box(fresh)
     inside = slice(top, top + height), slice(left, left + width)
-    colour = far_colour(rng, HUES[kind], scene.colours)
+    colour = far_colour(rng, HUES[kind], taken)
     strength = min(45, 15 + min(height, width))  # gentle on tiny shapes, to keep their form
     shade = partner(rng, colour, strength // 2, strength)
     woven = weave(rng, TEXTURES[kind], height, width, colour, shade)
@@ -274,14 +277,22 @@ def paint(rng: Rng, scene: Scene, fresh: Array, kind: str) -> None:
     scene.colours.append((colour + shade) // 2)
 
 
-def add_shape(rng: Rng, scene: Scene) -> None:
-    """Paint one more random shape; leave the scene as it is when no place is found for it."""
-    kind = int(rng.integers(len(CLASSES)))
-    form = random_form(rng, CLASSES[kind], min(scene.owner.shape) * 9 // 16)
-    covered = find_place(rng, scene, form)
+def add_shape(rng: Rng, scene: Scene, look: Rng | None = None) -> None:
+    """Paint one more random shape; leave the scene as it is when no place is found for it.
+
+    With a generator for its look it is small enough to be whole and apart, and unlike the
+    background alone.
+    """
+    side, percent, taken = min(scene.owner.shape) * 9 // 16, MIN_VISIBLE_PERCENT, scene.colours
+    if look is not None:
+        side, percent, taken = min(scene.owner.shape) // 3, 100, scene.colours[:1]
+    look = look or rng
+    kind = int(look.integers(len(CLASSES)))
+    form = random_form(look, CLASSES[kind], side)
+    covered = find_place(rng, scene, form, percent)
     if covered is None:
         return
-    paint(rng, scene, covered != scene.owner, CLASSES[kind])
+    paint(look, scene, covered != scene.owner, CLASSES[kind], taken)
     scene.owner[...] = covered
     scene.kinds.append(kind)
     scene.areas.append(int(form.sum()))
@@ -292,17 +303,20 @@ def is_empty(split: str, index: int) -> bool:
     return split == 'train' and index % 50 == 19
 
 
-def make_scene(seed: int, split: str, index: int, height: int, width: int) -> Scene:
+def make_scene(
+    seed: int, split: str, index: int, height: int, width: int, alike: bool = False
+) -> Scene:
     """The finished image `index` (from 0) of a split, whatever the number of images."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    place = [seed, SPLITS.index(split), index]
+    rng = np.random.default_rng(place)
     image, colour = backdrop(rng, height, width)
     scene = Scene(image, np.zeros((height, width), np.uint8), [], [], [colour])
     if is_empty(split, index):
         return scene
-    for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
-        add_shape(rng, scene)
-    while not scene.kinds:
-        add_shape(rng, scene)
+    left = int(rng.integers(1, MAX_SHAPES + 1))
+    while left > 0 or not scene.kinds:
+        add_shape(rng, scene, np.random.default_rng([*place, 1]) if alike else None)
+        left -= 1
     return scene
 
 
@@ -373,7 +387,7 @@ def write_split(out: Path, split: str, wanted: dict[str, int]) -> list[dict[str,
     height, width = wanted['height'], wanted['width']
     images, annotations = [], []
     for index in range(wanted[f'num_{split}']):
-        scene = make_scene(wanted['seed'], split, index, height, width)
+        scene = make_scene(wanted['seed'], split, index, height, width, wanted.get('alike', False))
         name = image_name(index)
         write_png(out / split / name, scene.image)
         images.append({'id': index + 1, 'file_name': name, 'height': height, 'width': width})
@@ -524,6 +538,9 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         help_text = f'{text} (default: {default})'
         parser.add_argument(name, metavar='N', type=parse, default=default, help=help_text)
+    parser.add_argument(
+        '--alike', action='store_true', help='all shapes of an image are copies of one'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the set that is in OUT')
     return parser
 
@@ -533,6 +550,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     wanted = vars(parser.parse_args(argv))
     out, overwrite = wanted.pop('out'), wanted.pop('overwrite')
+    if not wanted['alike']:
+        del wanted['alike']  # sets made before there was the option have not got it
     try:
         print(make_set(out, {**wanted, 'recipe': RECIPE}, overwrite))
     except (FolderError, OSError) as error:

@@ -156,7 +156,7 @@ def test_paint_touches_only_its_own_pixels() -> None:
     before = scene.image.copy()
     fresh = np.zeros((80, 90), bool)
     fresh[10:30, 20:50] = shapes.rasterise('circle', 15)[:20, :30]
-    shapes.paint(np.random.default_rng(0), scene, fresh, 'circle')
+    shapes.paint(np.random.default_rng(0), scene, fresh, 'circle', scene.colours)
     assert np.array_equal((scene.image != before).any(2), fresh)
 
 
@@ -197,6 +197,35 @@ def test_one_train_image_in_fifty_is_empty(scenes: list[Any]) -> None:
     assert [index for index in range(400)
             if shapes.is_empty('train', index)] == [*range(19, 400, 50)]
     assert not any(shapes.is_empty('val', index) for index in range(400))
+
+
+def looks(scene: Any) -> list[np.ndarray]:
+    """The box of each shape of a scene, black where the shape is not."""
+    masks = [scene.owner == number for number in range(1, len(scene.kinds) + 1)]
+    boxes = [shapes.tight_box(mask) for mask in masks]
+    return [(scene.image * mask[..., None])[y:y + height, x:x + width]
+            for mask, (x, y, width, height) in zip(masks, boxes, strict=True)]
+
+
+@pytest.mark.parametrize(('height', 'width'), [(192, 256), (64, 64)])
+def test_alike_shapes_differ_in_their_place_alone(height: int, width: int) -> None:
+    counts, first = [], []
+    for index in range(12):
+        scene = shapes.make_scene(0, 'val', index, height, width, alike=True)
+        images = looks(scene)
+        assert all(np.array_equal(image, images[0]) for image in images)
+        assert np.bincount(scene.owner.ravel())[1:].tolist() == scene.areas  # whole and apart
+        counts.append(len(images))
+        first.append(images[0].tobytes())
+    assert max(counts) >= 3 and len(set(first)) == 12
+
+
+def test_alike_is_an_option_of_the_command(tmp_path: Path) -> None:
+    run(tmp_path / 'alike', '--alike')
+    written = cv2.imread(str(tmp_path / 'alike' / 'train' / '000001.png'))
+    assert np.array_equal(written, shapes.make_scene(0, 'train', 0, 72, 96, alike=True).image)
+    with pytest.raises(SystemExit):
+        run(tmp_path / 'alike')
 
 
 def test_masks_are_exact_and_apart(made: Path) -> None:
