@@ -82,7 +82,10 @@ def parse_args() -> argparse.Namespace:
         '--epochs', type=at_least_1, help='squeeze the schedule into this many epochs'
     )
     parser.add_argument(
-        '--jobs', type=at_least_1, default=1, help='trainings at a time; they share the CPUs'
+        '--jobs',
+        type=at_least_1,
+        default=1,
+        help='trainings at a time; they share the CPUs, or take OMP_NUM_THREADS each'
     )
     parser.add_argument(
         '--gpus', type=at_least_1, help='GPUs of each training, through dist_train.sh'
@@ -299,7 +302,7 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
         ]
         environment['PYTHON'] = sys.executable
     else:
-        environment['OMP_NUM_THREADS'] = str(max(os.cpu_count() // args.jobs, 1))
+        environment.setdefault('OMP_NUM_THREADS', str(max(os.cpu_count() // args.jobs, 1)))
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'{tool}.log'
     with log.open('w') as file:

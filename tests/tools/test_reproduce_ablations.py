@@ -213,6 +213,23 @@ def run(monkeypatch, args: Namespace) -> None:
     ablations.main()
 
 
+@pytest.mark.parametrize(('own', 'used'), [(None, '3'), ('1', '1')])
+def test_trainings_share_the_cpus_unless_the_user_says_how(own, used, monkeypatch, tmp_path):
+    seen = []
+
+    def finished(command, *, env, **kwargs):
+        seen.append(env['OMP_NUM_THREADS'])
+        return Namespace(returncode=0)
+
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if own:
+        monkeypatch.setenv('OMP_NUM_THREADS', own)
+    monkeypatch.setattr(ablations.os, 'cpu_count', lambda: 6)
+    monkeypatch.setattr(ablations.subprocess, 'run', finished)
+    ablations.call('train', tmp_path / 'config.py', arguments(tmp_path, jobs=2), [], tmp_path)
+    assert seen == [used]
+
+
 def test_results_are_kept_and_reported(tools, monkeypatch, tmp_path, capsys):
     run(monkeypatch, arguments(tmp_path, 'default', 'nms-hard'))
     assert sorted(tools.calls) == [
