@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from benchmarks.measure import ratio, summary
+from matplotlib.ticker import LogFormatter
 
 from mmsolov2.errors import InputError
 
@@ -191,6 +192,10 @@ def draw(axes, cases: Sequence[dict], axis: str, value_of) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), 'o-', color=COLORS[side], label=side)
     axes.set(xscale='log', yscale='log')
+    ticks = sorted({position(case['case'][axis]) for case in cases})
+    axes.set_xticks(ticks, [f'{tick:.4g}' for tick in ticks], fontsize=8)
+    axes.xaxis.minorticks_off()
+    axes.yaxis.set_minor_formatter(LogFormatter())
     axes.grid(alpha=0.4)
 
 
