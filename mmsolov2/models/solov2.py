@@ -1,5 +1,6 @@
 """The SOLOv2 detector: backbone, neck, mask neck and mask head."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -142,6 +143,12 @@ class SOLOv2(BaseDetector):
         """The autocast of prediction."""
         if self.predict_dtype is None:
             return nullcontext()
+        if device == 'cpu' and self.predict_dtype == torch.float16:
+            warnings.warn(
+                "SOLOv2: predict_dtype='float16' takes minutes an image on CPUs without float16 "
+                "arithmetic, as most are: set 'bfloat16', or None",
+                stacklevel=2,
+            )
         return torch.autocast(device, dtype=self.predict_dtype)
 
     def network(self, batch_inputs: Tensor) -> tuple:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,7 @@ def test_channels_last_reaches_activations(model):
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings('ignore:.*float16')
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_is_for_prediction_alone(model, dtype):
     other, types = twin(model, predict_dtype=dtype), []
@@ -183,6 +185,15 @@ def test_half_precision_is_for_prediction_alone(model, dtype):
     for name, loss in losses_of(model).items():
         torch.testing.assert_close(losses_of(other)[name], loss)
     assert types == [getattr(torch, dtype), torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize(('dtype', 'count'), [(None, 0), ('bfloat16', 0), ('float16', 1)])
+def test_float16_warns_on_a_cpu(model, dtype, count):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        twin(model, predict_dtype=dtype).precision('cpu')
+    assert [str(one.message).partition(' takes')[0]
+            for one in seen] == ["SOLOv2: predict_dtype='float16'"] * count
 
 
 def test_a_compiled_network_trains_and_is_compiled_once(model):
