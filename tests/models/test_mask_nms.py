@@ -177,7 +177,7 @@ def strip(*intervals):
     return torch.stack([(pixel >= first) & (pixel <= last) for first, last in intervals])[:, None]
 
 
-def close(scores, expected):
+def assert_close(scores, expected):
     torch.testing.assert_close(scores, torch.tensor(expected))
 
 
@@ -185,7 +185,7 @@ def close(scores, expected):
                                                 ('linear', 0.8 * 0.5)])
 def test_two_masks_of_iou_one_half(kernel, second):
     scores, labels, masks = torch.tensor([0.9, 0.8]), torch.tensor([3, 3]), strip((0, 3), (0, 1))
-    close(MatrixNMS(kernel)(scores, labels, masks), [0.9, second])
+    assert_close(MatrixNMS(kernel)(scores, labels, masks), [0.9, second])
 
 
 CHAIN = strip((0, 2), (1, 3), (2, 4))  # IoUs: first and second 1/2, second and third 1/2, ends 1/5
@@ -201,7 +201,7 @@ CHAIN = strip((0, 2), (1, 3), (2, 4))  # IoUs: first and second 1/2, second and 
 def test_a_suppressed_mask_suppresses_less(kernel, expected):
     """The second would take a half from the third, but the first has taken a half from it."""
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
-    close(MatrixNMS(kernel)(scores, labels, CHAIN), expected)
+    assert_close(MatrixNMS(kernel)(scores, labels, CHAIN), expected)
 
 
 @pytest.mark.parametrize(
@@ -220,21 +220,21 @@ def test_a_suppressed_mask_suppresses_less(kernel, expected):
 )
 def test_the_others_on_the_chain(nms, expected):
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
-    close(nms(scores, labels, CHAIN), [float(score) for score in expected])
+    assert_close(nms(scores, labels, CHAIN), [float(score) for score in expected])
 
 
 def test_a_long_chain_is_resolved_one_by_one():
     """Each mask overlaps the next alone: with the greedy rule every second one stays."""
     masks = strip(*((2 * i, 2 * i + 2) for i in range(4)))
     scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4, dtype=torch.long)
-    close(HardMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0.7, 0])
-    close(FastMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0, 0])
+    assert_close(HardMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0.7, 0])
+    assert_close(FastMaskNMS(0.1)(scores, labels, masks), [0.9, 0, 0, 0])
 
 
 def test_other_classes_never_suppress():
     """The second overlaps both others and is of another class."""
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 0, 1])
-    close(MatrixNMS('linear')(scores, labels, CHAIN), [0.9, 0.8, 0.7 * 4 / 5])
+    assert_close(MatrixNMS('linear')(scores, labels, CHAIN), [0.9, 0.8, 0.7 * 4 / 5])
 
 
 @every_nms
@@ -250,7 +250,7 @@ def test_the_input_order_is_kept(nms):
 def test_of_equal_scores_the_first_stays():
     masks = strip((0, 3), (0, 1), (0, 3), (6, 9))
     scores, labels = torch.full((4, ), 0.5), torch.zeros(4, dtype=torch.long)
-    close(MatrixNMS('linear')(scores, labels, masks), [0.5, 0.25, 0.0, 0.5])
+    assert_close(MatrixNMS('linear')(scores, labels, masks), [0.5, 0.25, 0.0, 0.5])
 
 
 @every_nms
@@ -276,7 +276,7 @@ def test_no_instance(nms):
 
 @every_nms
 def test_one_instance_keeps_its_score(nms):
-    close(nms(torch.tensor([0.3]), torch.tensor([7]), strip((1, 2))), [0.3])
+    assert_close(nms(torch.tensor([0.3]), torch.tensor([7]), strip((1, 2))), [0.3])
 
 
 @pytest.mark.parametrize('ties', [False, True])
@@ -285,16 +285,16 @@ def test_identical_masks(n, ties):
     """Only the best stays, or with the gaussian kernel also exp(-2) of each other score."""
     scores = torch.full((n, ), 0.5) if ties else torch.linspace(0.9, 0.1, n)
     labels, masks = torch.zeros(n, dtype=torch.long), strip((2, 5)).expand(n, 1, 10)
-    close(MatrixNMS('linear')(scores, labels, masks), [scores[0].item()] + [0.0] * (n - 1))
+    assert_close(MatrixNMS('linear')(scores, labels, masks), [scores[0].item()] + [0.0] * (n - 1))
     expected = [scores[0].item(), *(scores[1:] * math.exp(-2)).tolist()]
-    close(MatrixNMS('gaussian')(scores, labels, masks), expected)
+    assert_close(MatrixNMS('gaussian')(scores, labels, masks), expected)
 
 
 @every_nms
 def test_empty_masks_overlap_nothing(nms):
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
     masks = strip((1, 0), (1, 0), (0, 9))
-    close(nms(scores, labels, masks), [0.9, 0.8, 0.7])
+    assert_close(nms(scores, labels, masks), [0.9, 0.8, 0.7])
 
 
 @every_nms
@@ -340,7 +340,7 @@ def test_large_masks_under_autocast(kernel, dtype):
     with torch.autocast('cpu', dtype=dtype):
         rescored = MatrixNMS(kernel)(scores, labels, large_masks())
     assert rescored.dtype == torch.float32
-    close(rescored, decays_of_large_masks(kernel))
+    assert_close(rescored, decays_of_large_masks(kernel))
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -349,7 +349,7 @@ def test_half_precision_scores_are_rescored_in_float32(kernel, dtype):
     labels = torch.zeros(3, dtype=torch.long)
     rescored = MatrixNMS(kernel)(torch.ones(3, dtype=dtype), labels, large_masks())
     assert rescored.dtype == torch.float32
-    close(rescored, decays_of_large_masks(kernel))
+    assert_close(rescored, decays_of_large_masks(kernel))
 
 
 @pytest.mark.parametrize('dtype', HALVES)
@@ -369,7 +369,7 @@ def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
     with torch.autocast('cpu', dtype=dtype):
         rescored = nms(scores, labels, large_masks())
     assert rescored.dtype == torch.float32
-    close(rescored, (scores.float() * torch.tensor(decays, dtype=torch.float32)).tolist())
+    assert_close(rescored, (scores.float() * torch.tensor(decays, dtype=torch.float32)).tolist())
 
 
 @pytest.mark.parametrize(

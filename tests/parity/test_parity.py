@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from mmsolov2.engine.checkpoint import mismatches
 
 
-def close(ours, theirs, tolerance=1e-5):
+def assert_close(ours, theirs, tolerance=1e-5):
     scale = max(theirs.abs().max().item(), 1)
     assert (ours - theirs).abs().max().item() <= tolerance * scale
 
@@ -33,10 +33,10 @@ def test_an_mmdet_checkpoint_loads_with_nothing_missing_or_unexpected(pair):
 @pytest.mark.parametrize('size', [(192, 256), (224, 288), (64, 32)])
 def test_outputs_are_equal(pair, size):
     theirs, ours = pair.outputs(size)
-    close(ours.features, theirs.features)
+    assert_close(ours.features, theirs.features)
     for level in range(5):
-        close(ours.logits[level], theirs.logits[level])
-        close(ours.kernels[level], theirs.kernels[level])
+        assert_close(ours.logits[level], theirs.logits[level])
+        assert_close(ours.kernels[level], theirs.kernels[level])
 
 
 # Losses
