@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.launch import add_common_options, build_runner, read_config
 from mmsolov2.errors import InputError, exit_with_message
 
@@ -46,8 +47,12 @@ def apply_options(config, args: argparse.Namespace) -> None:
             )
         config.auto_scale_lr.enable = True
     if args.resume:
-        config.resume = True
-        config.load_from = None if args.resume == 'auto' else args.resume
+        given = None if args.resume == 'auto' else args.resume
+        checkpoint = given or latest_checkpoint(config.work_dir)
+        if checkpoint is None:
+            print(f'--resume: {config.work_dir} has no checkpoint yet: training starts anew')
+        else:
+            config.resume, config.load_from = True, checkpoint
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import mmengine
@@ -90,6 +91,21 @@ def load_from_torchvision(alias: str, map_location=None) -> dict:
             f'{alias}: mmengine lists no such weights, only names as resnet18 and resnet50; the '
             f'names of newer weights need torchvision: pip install torchvision ({error!r})'
         ) from error
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint that training in a work folder goes on from, or None without one.
+
+    It is the one that mmengine notes in ``last_checkpoint``, or else the newest in the folder: a
+    run that is killed while it writes the note leaves it empty, and a folder may have been moved.
+    """
+    folder = Path(work_dir)
+    note = folder / 'last_checkpoint'
+    noted = note.read_text().strip() if note.is_file() else ''
+    if os.path.exists(noted) or '://' in noted:
+        return noted
+    saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    return str(max(saved, key=lambda path: path.stat().st_mtime)) if saved else None
 
 
 def _reason(filename: str, error: Exception) -> str:

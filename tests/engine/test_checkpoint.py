@@ -16,7 +16,13 @@ from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import nn
 
-from mmsolov2.engine.checkpoint import load_from_local, mismatches, require_match, weights_for
+from mmsolov2.engine.checkpoint import (
+    latest_checkpoint,
+    load_from_local,
+    mismatches,
+    require_match,
+    weights_for,
+)
 from mmsolov2.errors import InputError
 
 STATE = dict(state_dict=dict(weight=torch.arange(1000.)))
@@ -389,3 +395,39 @@ def test_mask_features_are_renamed_for_models_that_have_them():
         'mask_head.conv.weight': 2,
         'backbone.mask_head.mask_feature_head.weight': 3,
     }
+
+
+def at(path: Path, seconds: int) -> Path:
+    """An empty file with a time of change."""
+    path.touch()
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+@pytest.mark.parametrize(
+    'note, expected', [
+        (None, '{folder}/epoch_10.pth'),
+        ('', '{folder}/epoch_10.pth'),
+        ('/where/it/was/epoch_9.pth', '{folder}/epoch_10.pth'),
+        ('{folder}/epoch_9.pth\n', '{folder}/epoch_9.pth'),
+        ('s3://bucket/epoch_9.pth', 's3://bucket/epoch_9.pth'),
+    ]
+)
+def test_latest_checkpoint(tmp_path, note, expected):
+    at(tmp_path / 'epoch_9.pth', 100)
+    at(tmp_path / 'epoch_10.pth', 200)
+    at(tmp_path / 'best_coco_segm_mAP_epoch_9.pth', 300)
+    at(tmp_path / 'epoch_11.pth.unfinished', 300)
+    if note is not None:
+        (tmp_path / 'last_checkpoint').write_text(note.format(folder=tmp_path))
+    assert latest_checkpoint(str(tmp_path)) == expected.format(folder=tmp_path)
+
+
+def test_latest_checkpoint_of_iterations(tmp_path):
+    at(tmp_path / 'iter_2000.pth', 200)
+    at(tmp_path / 'iter_4000.pth', 100)
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2000.pth')
+
+
+def test_latest_checkpoint_of_a_new_folder(tmp_path):
+    assert latest_checkpoint(str(tmp_path / 'new')) is None

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmsolov2.engine import latest_checkpoint
+
 ROOT = Path(__file__).parents[2]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
@@ -69,12 +71,24 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_with_the_same_losses
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    last = (tmp_path / 'last_checkpoint').read_text()
-    epoch = torch.load(last, weights_only=True)['meta']['epoch']
+    (tmp_path / 'last_checkpoint').write_text('')  # the worst moment: mmengine is about to write it
+    epoch = torch.load(latest_checkpoint(tmp_path), weights_only=True)['meta']['epoch']
     assert epoch < 3
     resumed = run_python(*command, '--resume', *options)
     expected = {step: loss for step, loss in losses(trained[0]).items() if step[0] > epoch}
     assert losses(resumed.stdout + resumed.stderr) == expected
+
+
+def test_resuming_without_a_checkpoint_starts_from_load_from(
+    trained, tiny_config, run_python, tmp_path
+):
+    result = run_python(
+        'tools/train.py', tiny_config, '--work-dir', tmp_path, '--resume', '--cfg-options',
+        f'load_from={trained[1] / "epoch_3.pth"}', 'train_cfg.max_epochs=1'
+    )
+    log = result.stdout + result.stderr
+    assert f'{tmp_path} has no checkpoint yet: training starts anew' in log
+    assert len(losses(log)) == 4 and losses(log)[1, 1] < losses(trained[0])[1, 1]
 
 
 def test_training_needs_no_boxes(tiny_config, run_python, tmp_path):
