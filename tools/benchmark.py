@@ -478,7 +478,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
             command.add_argument('--amp', choices=sorted(AMP), help=text)
         for axis, values in bench.axes.items():
             checked = dict(choices=bench.choices[axis]) if axis in bench.choices else {}
-            kind = at_least_0 if isinstance(values[0], int) else str
+            number = at_least_1 if axis in ('images', 'classes') else at_least_0
+            kind = number if isinstance(values[0], int) else str
             command.add_argument(f'--{axis}', nargs='+', type=kind, default=values, **checked)
     add_common(add_command(commands, 'all', 'all of these, with their own values'))
     report = add_command(commands, 'report', 'a page with tables and plots of all results')

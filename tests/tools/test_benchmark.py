@@ -181,6 +181,13 @@ def test_half_precision_is_no_error(tmp_path, capsys):
     assert 'unrecognized arguments: --amp' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('command, axis', [('evaluate', 'images'), ('postprocess', 'classes')])
+def test_none_of_what_there_must_be_is_refused(command, axis, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse_args([command, f'--{axis}', '0'])
+    assert f"argument --{axis}: '0' is not a number of at least 1" in capsys.readouterr().err
+
+
 def test_nms_agrees_with_mmdet(tmp_path):
     wrong, content = start(tmp_path, 'nms', '--candidates', '20', '--classes', '2')
     assert not wrong
