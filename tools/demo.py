@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsolov2.engine.checkpoint import latest_checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')
 
@@ -50,7 +52,7 @@ def train(work_dir: Path, epochs: int | None) -> Path:
     if not done.is_file():
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
         done.touch()
-    return Path((work_dir / 'last_checkpoint').read_text().strip())
+    return Path(latest_checkpoint(work_dir))
 
 
 def schedule_options(epochs: int) -> list[str]:

@@ -28,6 +28,7 @@ from mmengine.registry import init_default_scope
 
 from mmsolov2.apis.inference import find_config
 from mmsolov2.datasets.epoch_seed import seed_everything
+from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.launch import merge_options, open_config
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.solov2_head import padded_masks
@@ -92,7 +93,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', default='work_dirs/ablations')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='settings that override every config'
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings of the config that rows change'
     )
     args = parser.parse_args()
     if args.gpus and args.jobs > 1:
@@ -221,9 +225,11 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
         config = of_row(row, base, out_dir / 'rows' / f'{row}.py')
         if config is None:
             continue
-        name = trainings.setdefault(training_key(config), row)
+        key = training_key(config)
+        name = trainings.setdefault(key, row)
         if row not in chosen:
             continue
+        keep_or_refuse(out_dir / 'train' / f'{name}.py', key)
         file = out_dir / 'configs' / f'{row}.py'
         keep_or_refuse(file, config.pretty_text)
         for seed in dict.fromkeys(args.seeds):
@@ -263,17 +269,25 @@ def train(run: Run, args: argparse.Namespace) -> None:
     done = run.training / 'done'
     if done.is_file():
         return
-    options = ['--work-dir', run.training, '--cfg-options', f'randomness.seed={run.seed}']
-    if (run.training / 'last_checkpoint').is_file():
-        options.append('--resume')
+    options = ['--work-dir', run.training, '--resume']
+    options += ['--cfg-options', f'randomness.seed={run.seed}']
     call('train', run.config, args, options, run.training)
     done.touch()
 
 
 def test(run: Run, args: argparse.Namespace) -> dict[str, float]:
-    """The figures of a run, measured unless they are there."""
+    """The figures of a run, measured unless they are there.
+
+    Raises:
+        InputError: if the checkpoint was removed.
+    """
     if not run.result.is_file():
-        checkpoint = (run.training / 'last_checkpoint').read_text().strip()
+        checkpoint = latest_checkpoint(run.training)
+        if checkpoint is None:
+            raise InputError(
+                f'{run.training}: this training is done, but its checkpoint is not there; remove '
+                'the folder to train again'
+            )
         folder = run.result.with_suffix('')
         call('test', run.config, args, [checkpoint, '--work-dir', folder], folder)
         newest = max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime)

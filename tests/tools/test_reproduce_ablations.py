@@ -181,10 +181,18 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         ablations.plan_runs(arguments(tmp_path, 'default', epochs=5))
 
 
+def test_other_settings_are_refused_also_for_rows_that_share_the_training(tmp_path):
+    """A model of five epochs must not be tested as one of six because another row trained it."""
+    ablations.plan_runs(arguments(tmp_path, 'nms-hard', epochs=5))
+    with pytest.raises(InputError, match=r'train/default\.py: .* for another config or schedule'):
+        ablations.plan_runs(arguments(tmp_path, 'coords-both', epochs=6))
+    ablations.plan_runs(arguments(tmp_path, 'coords-both', epochs=5))
+
+
 @pytest.fixture
 def tools(monkeypatch):
     """train.py and test.py that only leave their files; what was called, and what shall fail."""
-    state = Namespace(calls=[], fails=set(), resumed=[])
+    state = Namespace(calls=[], fails=set(), tested=[])
 
     def call(tool, config, args, options, folder):
         if tool == 'train':
@@ -194,9 +202,10 @@ def tools(monkeypatch):
             raise InputError(f'{folder}: broken')
         folder.mkdir(parents=True, exist_ok=True)
         if tool == 'train':
-            state.resumed.append('--resume' in options)
-            (folder / 'last_checkpoint').write_text('epoch_1.pth')
+            assert '--resume' in options  # from its own checkpoint, or a config's load_from
+            (folder / 'epoch_1.pth').touch()
             return
+        state.tested.append(options[0])
         (folder / 'now').mkdir()
         seed = int(folder.name[-1])
         figures = {f'coco/segm_{name}': 0.4 + 0.02 * seed for name in ablations.METRICS}
@@ -263,12 +272,24 @@ def test_what_fails_does_not_stop_the_others(tools, monkeypatch, tmp_path, capsy
     ]  # yapf: disable
 
 
-def test_a_training_that_was_killed_goes_on(tools, monkeypatch, tmp_path):
+def test_a_folder_that_was_moved_is_finished(tools, monkeypatch, tmp_path):
     folder = tmp_path / 'out/train/default-seed-0'
     folder.mkdir(parents=True)
-    (folder / 'last_checkpoint').write_text('epoch_1.pth')
-    run(monkeypatch, arguments(tmp_path, 'default', seeds=[0, 1], jobs=1))
-    assert tools.resumed == [True, False]  # a new one keeps the config's load_from
+    for name in ('epoch_5.pth', 'done'):
+        (folder / name).touch()
+    (folder / 'last_checkpoint').write_text('where/it/was/epoch_5.pth')
+    run(monkeypatch, arguments(tmp_path, 'default', seeds=[0]))
+    assert tools.calls == ['test default-seed-0']
+    assert tools.tested == [str(folder / 'epoch_5.pth')]
+
+
+def test_a_checkpoint_that_was_removed_is_missed(tools, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / 'out/train/default-seed-0'
+    folder.mkdir(parents=True)
+    (folder / 'done').touch()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, arguments(tmp_path, 'default', seeds=[0]))
+    assert f'{folder}: this training is done, but its checkpoint' in capsys.readouterr().out
 
 
 def test_gpus_are_for_the_launcher():
