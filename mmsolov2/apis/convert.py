@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmsolov2.apis.inference import CONFIG_FOLDERS, load_config
-from mmsolov2.engine.checkpoint import mismatches
+from mmsolov2.engine.checkpoint import mismatches, state_dict_of
 from mmsolov2.errors import InputError
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.registry import MODELS
@@ -206,23 +206,6 @@ def _version(source: Format, meta: Mapping) -> str:
 
 
 # Names
-
-
-def state_dict_of(checkpoint: Mapping) -> dict:
-    """The entries of a checkpoint of mmengine, mmcv or detectron2, without a wrapper's prefix.
-
-    Raises:
-        InputError: if one is no tensor or array.
-    """
-    inside = (checkpoint.get(key) for key in ('state_dict', 'model'))
-    entries = next((each for each in inside if isinstance(each, Mapping)), checkpoint)
-    strange = [name for name, value in entries.items() if not hasattr(value, 'shape')]
-    if strange and entries is not checkpoint:
-        raise InputError(
-            f'{len(strange)} entries are no tensors, {strange[0]} first, of type '
-            f'{type(entries[strange[0]]).__name__}: take the file as it was published'
-        )
-    return {str(name).removeprefix('module.'): value for name, value in entries.items()}
 
 
 def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:

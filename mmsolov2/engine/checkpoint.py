@@ -125,10 +125,26 @@ def _reason(filename: str, error: Exception) -> str:
     return 'the checkpoint is truncated or damaged: take an earlier one or download it again'
 
 
+def state_dict_of(checkpoint: Mapping) -> dict:
+    """The entries of a checkpoint of mmengine, mmcv or detectron2, without a wrapper's prefix.
+
+    Raises:
+        InputError: if one among the weights is no tensor, or none is.
+    """
+    inside = (checkpoint.get(key) for key in ('state_dict', 'model'))
+    entries = next((each for each in inside if isinstance(each, Mapping)), checkpoint)
+    strange = [name for name, value in entries.items() if not hasattr(value, 'shape')]
+    if strange and (entries is not checkpoint or len(strange) == len(entries)):
+        raise InputError(
+            f'{len(strange)} entries are no tensors, {strange[0]} first, of type '
+            f'{type(entries[strange[0]]).__name__}: take the file as it was published'
+        )
+    return {str(name).removeprefix('module.'): value for name, value in entries.items()}
+
+
 def weights_for(model: nn.Module, checkpoint: Mapping) -> dict:
     """The state dict in a checkpoint, without a wrapper's prefix, under the model's names."""
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    weights = state_dict_of(checkpoint)
     return with_mask_neck(weights) if hasattr(model, 'mask_neck') else weights
 
 
@@ -174,12 +190,15 @@ def mismatches(model: nn.Module, state_dict: Mapping, prefix: str = '') -> tuple
     The names are those of the model that the state dict lacks or has in another shape, then those
     that the model does not know.
     """
-    ours = {f'{prefix}{name}': value.shape for name, value in model.state_dict().items()}
-    theirs = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
+    ours = {f'{prefix}{name}': tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {
+        name: tuple(value.shape) if hasattr(value, 'shape') else 'no tensor'
+        for name, value in state_dict.items() if name.startswith(prefix)
+    }
     matched = sum(theirs.get(name) == shape for name, shape in ours.items())
     wrong = [f'{name} (missing)' for name in ours if name not in theirs and not _counter(name)]
     wrong += [
-        f'{name} (is {tuple(theirs[name])}, needs {tuple(shape)})' for name, shape in ours.items()
+        f'{name} (is {theirs[name]}, needs {shape})' for name, shape in ours.items()
         if theirs.get(name, shape) != shape
     ]
     return matched, wrong + [f'{name} (unknown)' for name in theirs if name not in ours]

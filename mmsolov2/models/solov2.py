@@ -9,7 +9,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.models.utils import unpack_gt_instances
 from torch import Tensor, nn
 
-from mmsolov2.engine.checkpoint import require_match, with_mask_neck
+from mmsolov2.engine.checkpoint import require_match, state_dict_of, with_mask_neck
 from mmsolov2.registry import MODELS
 
 
@@ -165,7 +165,7 @@ class SOLOv2(BaseDetector):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Take mmdet's names for the mask features; refuse weights of another model."""
-        renamed = with_mask_neck(state_dict, prefix)
+        renamed = with_mask_neck(state_dict if prefix else state_dict_of(state_dict), prefix)
         state_dict.clear()
         state_dict.update(renamed)
         require_match(self, state_dict, prefix)

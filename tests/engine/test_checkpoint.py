@@ -374,26 +374,48 @@ def test_weights_for_takes_a_checkpoint_or_a_state_dict():
     assert weights_for(model, weights()).keys() == weights().keys()
 
 
+@pytest.mark.parametrize('wrapped', [dict(model=weights(), iteration=3), {**weights(), 'epoch': 3}])
+def test_weights_are_found_beside_other_things(wrapped):
+    assert mismatches(Block(), weights_for(Block(), wrapped))[0] == 8
+
+
+@pytest.mark.parametrize(
+    'content, named', [
+        (dict(net=weights()), '1 entries are no tensors, net first, of type dict'),
+        (dict(state_dict=dict(a=torch.zeros(1), b=3)), '1 entries are no tensors, b first, of typ'),
+    ]
+)
+def test_what_is_no_weight_is_named(content, named):
+    with pytest.raises(InputError, match=named):
+        weights_for(Block(), content)
+
+
+def test_entry_without_a_shape_is_a_mismatch():
+    changed = {**weights(), 'scale': 3}
+    assert mismatches(Block(), changed) == (7, ['scale (is no tensor, needs (1,))'])
+
+
 def test_prefix_of_a_wrapper_is_removed():
     wrapped = {f'module.{name}': value for name, value in weights().items()}
     assert weights_for(Block(), dict(state_dict=wrapped)).keys() == weights().keys()
-    inside = {'part.module.weight': 1}
+    inside = {'part.module.weight': torch.ones(1)}
     assert weights_for(Block(), inside) == inside
 
 
 def test_mask_features_are_renamed_for_models_that_have_them():
+    one, two, three = torch.arange(3.)
     theirs = {
-        'mask_head.mask_feature_head.conv.weight': 1,
-        'mask_head.conv.weight': 2,
-        'backbone.mask_head.mask_feature_head.weight': 3,
+        'mask_head.mask_feature_head.conv.weight': one,
+        'mask_head.conv.weight': two,
+        'backbone.mask_head.mask_feature_head.weight': three,
     }
     assert weights_for(Block(), theirs) == theirs
     model = Block()
     model.mask_neck = nn.Identity()
     assert weights_for(model, theirs) == {
-        'mask_neck.conv.weight': 1,
-        'mask_head.conv.weight': 2,
-        'backbone.mask_head.mask_feature_head.weight': 3,
+        'mask_neck.conv.weight': one,
+        'mask_head.conv.weight': two,
+        'backbone.mask_head.mask_feature_head.weight': three,
     }
 
 

@@ -268,6 +268,21 @@ def test_a_checkpoint_converted_by_half_is_refused(model, theirs, ours, tmp_path
         load_checkpoint(build(), str(file))
 
 
+def test_weights_in_another_wrapper_load(model, tmp_path):
+    torch.save(dict(model=model.state_dict(), iteration=3), tmp_path / 'a.pth')
+    other = build()
+    load_checkpoint(other, str(tmp_path / 'a.pth'))
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_other_code_in_its_wrapper_is_refused(tmp_path):
+    theirs = {'ins_head.cate_pred.weight': torch.zeros(1)}
+    torch.save(dict(model=theirs, iteration=3), tmp_path / 'a.pth')
+    with pytest.raises(InputError, match=r'of other SOLOv2 code, ins_head.*convert_checkpoint\.py'):
+        load_checkpoint(build(), str(tmp_path / 'a.pth'))
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
