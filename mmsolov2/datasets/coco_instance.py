@@ -1,6 +1,7 @@
 """COCO-format instance data, checked when it is read."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -14,13 +15,25 @@ from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
 
+FARTHEST = 1e6  # pixels; no image is larger, and pycocotools takes memory by the pixel
+
+
+def is_polygon(part: object) -> bool:
+    """Whether a part of a segmentation is a list of x, y, x, y, … of at least three points."""
+    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+        return False
+    try:
+        return math.isfinite(sum(part)) and -FARTHEST < min(part) <= max(part) < FARTHEST
+    except TypeError:
+        return False
+
 
 def has_mask(annotation: dict) -> bool:
-    """Whether an annotation has RLE, or a polygon of at least three points."""
+    """Whether an annotation of ``CheckedCOCO`` has RLE or a polygon."""
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, dict):
         return bool(segmentation.get('counts'))
-    return any(isinstance(part, list) and len(part) >= 6 for part in segmentation or ())
+    return bool(segmentation)
 
 
 def with_box(annotation: dict, coco: COCO) -> dict:
@@ -58,8 +71,13 @@ def check_categories(file: str, categories: Sequence[str], classes: Sequence[str
 class CheckedCOCO(COCO):
     """mmdet's reader of COCO files; it says what is wrong with a file.
 
+    Annotations are numbered from 1, whatever their ids: COCO's code needs them different, and not
+    0. Those of unlisted images are left out, and so are parts that are no polygons. ``iscrowd`` is
+    0 where it is not given. A file of test images has no annotations.
+
     Raises:
-        InputError: if the file is missing, is no COCO file or lacks a category that is asked for.
+        InputError: if the file is missing, is no COCO file, has RLE of another size than the
+            image's, or lacks a category that is asked for.
     """
 
     def __init__(self, annotation_file: str) -> None:
@@ -70,11 +88,38 @@ class CheckedCOCO(COCO):
             raise InputError(
                 f'{self.file}: there is no such annotation file; check data_root and ann_file'
             ) from error
+        except InputError:
+            raise
         except (ValueError, AssertionError, KeyError, TypeError) as error:
             raise InputError(f'{self.file}: this is no COCO file of JSON ({error!r})') from error
-        lacking = {'images', 'annotations', 'categories'} - self.dataset.keys()
+        lacking = {'images', 'categories'} - self.dataset.keys()
         if lacking:
             raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
+
+    def createIndex(self) -> None:
+        """Mend the annotations, then index them as COCO's code does."""
+        images = {image['id']: image for image in self.dataset.get('images', [])}
+        if 'annotations' in self.dataset:
+            listed = [one for one in self.dataset['annotations'] if one['image_id'] in images]
+            for number, annotation in enumerate(listed, 1):
+                annotation['id'] = number
+                annotation.setdefault('iscrowd', 0)
+                self._mend_segmentation(annotation, images[annotation['image_id']])
+            self.dataset['annotations'] = listed
+        super().createIndex()
+
+    def _mend_segmentation(self, annotation: dict, image: dict) -> None:
+        """Leave out of a segmentation what is no polygon."""
+        segmentation = annotation.get('segmentation')
+        if isinstance(segmentation, list):
+            annotation['segmentation'] = [part for part in segmentation if is_polygon(part)]
+        elif isinstance(segmentation, dict) and segmentation.get('counts'):
+            size = [image.get('height'), image.get('width')]
+            if segmentation.get('size') != size:
+                raise InputError(
+                    f'{self.file}: image {image["id"]} has height and width {size}, but an '
+                    f'annotation with RLE of size {segmentation.get("size")}: make them again'
+                )
 
     def get_cat_ids(self, cat_names=(), sup_names=(), cat_ids=()) -> list[int]:
         """Ids of the named categories, in the file's order."""
@@ -87,8 +132,9 @@ class CheckedCOCO(COCO):
 class CocoInstanceDataset(CocoDataset):
     """mmdet's CocoDataset, with clear errors instead of silent or late ones.
 
-    Annotations without a usable mask (no segmentation, or polygons of less than three points)
-    are left out, and their number is logged. Those without ``bbox`` or ``area`` get their mask's.
+    Annotations without a usable mask (no segmentation, or polygons of less than three points or
+    with impossible coordinates) are left out, and their number is logged. Those without ``bbox`` or
+    ``area`` get their mask's.
 
     Raises:
         InputError: if the annotation file is missing or no COCO file, if its categories do not
@@ -109,7 +155,8 @@ class CocoInstanceDataset(CocoDataset):
         if self._without_mask:
             print_log(
                 f'{self.ann_file}: left out {self._without_mask} annotations without a usable '
-                'mask (no segmentation, or polygons of less than 3 points)',
+                'mask (no segmentation, or polygons of less than 3 points or with impossible '
+                'coordinates)',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -117,6 +164,10 @@ class CocoInstanceDataset(CocoDataset):
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """One image's dict of its COCO entries, those without a mask left out."""
+        if 'annotations' not in self.coco.dataset and not self.test_mode:
+            raise InputError(
+                f"{self.ann_file}: this is no COCO file to train on, it lacks ['annotations']"
+            )
         annotations = raw_data_info['raw_ann_info']
         usable = [annotation for annotation in annotations if has_mask(annotation)]
         self._without_mask += len(annotations) - len(usable)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from types import FunctionType
 
 from mmdet.evaluation import CocoMetric
+from mmengine.fileio import get_local_path
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from mmsolov2.datasets.coco_instance import has_mask, with_box
+from mmsolov2.datasets.coco_instance import CheckedCOCO, has_mask, with_box
 from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import encode_rle
 from mmsolov2.registry import METRICS
@@ -68,39 +69,44 @@ class CocoInstanceMetric(CocoMetric):
     are those of pycocotools. Predictions go through JSON files only if ``outfile_prefix`` asks for
     them.
 
-    Annotations without a usable mask are left out, as in training, where it would end in an error
-    of pycocotools; those with a mask but without ``bbox`` or ``area`` get the mask's. If an
-    annotation has the id 0, which COCOeval reads as "no match", all ids are counted up by one.
+    The file is read as in training (``CheckedCOCO``): annotations without a usable mask are left
+    out where masks are evaluated, those without ``bbox`` or ``area`` get the mask's, and all are
+    numbered from 1, as COCOeval reads the id 0 as "no match".
 
     Raises:
-        InputError: if the backend is unknown, not installed or combined with ``use_mp_eval``.
+        InputError: if the annotation file cannot be used, or the backend is unknown, not installed
+            or combined with ``use_mp_eval``.
     """
 
     def __init__(
         self, ann_file: str | None = None, *args, backend: str = 'pycocotools', **kwargs
     ) -> None:
         self.evaluator = find_evaluator(backend)
-        super().__init__(ann_file, *args, **kwargs)
+        super().__init__(None, *args, **kwargs)
         if self.use_mp_eval and backend != 'pycocotools':
             raise InputError(
                 f'CocoInstanceMetric: use_mp_eval=True does not go with backend={backend!r}; '
                 'leave one of them out'
             )
-        if self._coco_api is not None:
+        if ann_file is not None:
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._coco_api = CheckedCOCO(path)
+            if kwargs.get('sort_categories'):
+                self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
             self._mend_ground_truth()
             if backend == 'faster':
                 check_ids(ann_file, self._coco_api.dataset)
 
     def _mend_ground_truth(self) -> None:
-        """Leave out annotations without a mask, add missing boxes and areas, move id 0."""
+        """Leave out annotations without a mask, and add missing boxes and areas."""
         annotations = [
             with_box(annotation, self._coco_api) if has_mask(annotation) else annotation
             for annotation in self._coco_api.dataset.get('annotations', [])
         ]
-        shift = int(any(annotation['id'] == 0 for annotation in annotations))
-        self._coco_api.dataset['annotations'] = [{
-            **annotation, 'id': annotation['id'] + shift
-        } for annotation in annotations if has_mask(annotation) or 'segm' not in self.metrics]
+        self._coco_api.dataset['annotations'] = [
+            annotation for annotation in annotations if has_mask(annotation) or
+            ('segm' not in self.metrics and annotation.keys() >= {'bbox', 'area'})
+        ]
         self._coco_api.createIndex()
         self._coco_api.img_ann_map = self._coco_api.imgToAnns
         self._coco_api.cat_img_map = self._coco_api.catToImgs

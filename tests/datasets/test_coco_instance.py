@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from mmsolov2.datasets import CocoInstanceDataset
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.evaluation import CocoInstanceMetric
+from mmsolov2.models.mask_results import encode_rle
 
 CLASSES = ('ant', 'bee', 'cat')
 PIPELINE = [
@@ -33,6 +35,11 @@ DEGENERATE = {
     'two points': [[4, 4, 20, 20]],
     'RLE without counts': dict(size=[32, 32], counts=[]),
     'RLE with empty counts': dict(size=[32, 32], counts=''),
+    'not a number': [[4, 4, 20, 4, float('nan'), 20]],
+    'infinite': [[4, 4, 20, 4, float('inf'), 20]],
+    'far away': [[4, 4, 20, 4, 1e9, 20]],
+    'words': [[4, 4, 20, 4, '20', '20']],
+    'pairs': [[[4, 4], [20, 4], [20, 20], [4, 20], [4, 4], [20, 4]]],
 }
 
 
@@ -96,6 +103,28 @@ def test_annotation_file_that_is_no_coco_file(tmp_path, content):
     file.write_text(content)
     with pytest.raises(InputError, match=r'text\.json: this is no COCO file'):
         build(str(file))
+
+
+def test_a_file_of_test_images_has_no_annotations(tmp_path):
+    file = Path(write(tmp_path, []))
+    content = json.loads(file.read_text())
+    del content['annotations']
+    file.write_text(json.dumps(content))
+    assert build(str(file), test_mode=True).get_data_info(0)['instances'] == []
+    evaluator = CocoInstanceMetric(
+        str(file), metric='segm', format_only=True, outfile_prefix=str(tmp_path / 'x')
+    )
+    evaluator.dataset_meta = dict(classes=CLASSES)
+    found = dict(
+        bboxes=torch.tensor([[2., 2., 12., 12.]]),
+        scores=torch.ones(1),
+        labels=torch.ones(1, dtype=torch.long),
+        masks=encode_rle(torch.ones(1, 32, 32, dtype=torch.bool)),
+    )
+    evaluator.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(32, 32))])
+    evaluator.evaluate(1)
+    (result, ) = json.loads((tmp_path / 'x.segm.json').read_text())
+    assert (result['image_id'], result['category_id']) == (1, 2)
 
 
 @pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
@@ -185,9 +214,52 @@ def test_nothing_is_logged_where_all_is_well(tmp_path, warnings):
     assert not [text for text in warnings() if 'left out' in text]
 
 
-def test_short_part_of_a_polygon_is_no_reason_to_leave_it_out(tmp_path):
-    dataset = build(write(tmp_path, [annotation(segmentation=[[1, 1, 2, 2], *SQUARE])]))
-    assert len(dataset[0]['data_samples'].gt_instances) == 1
+@pytest.mark.parametrize('part', [[1, 1, 2, 2], [1, 1, 2, 2, 3, 3, 4], [math.nan] * 6], ids=str)
+def test_bad_part_of_a_mask_is_no_reason_to_leave_it_out(tmp_path, part):
+    file = write(tmp_path, [annotation(segmentation=[part, *SQUARE])])
+    masks = build(file)[0]['data_samples'].gt_instances.masks
+    (truth, ) = CocoInstanceMetric(ann_file=file, metric='segm')._coco_api.anns.values()
+    assert masks.areas.tolist() == [4 * 16 * 16] and truth['segmentation'] == SQUARE
+
+
+def test_rle_of_another_size_is_refused(tmp_path):
+    rle = dict(size=[16, 64], counts=[132, 16, 16, 16, 844])
+    file = write(tmp_path, [annotation(segmentation=rle)])
+    message = (
+        f'{file}: image 1 has height and width [32, 32], but an annotation with RLE of size '
+        '[16, 64]'
+    )
+    for reader in (build, CocoInstanceMetric):
+        with pytest.raises(InputError, match=re.escape(message)):
+            reader(file)
+
+
+@pytest.mark.parametrize('ids', [(None, None), (7, None), ('a', 'b'), (3, 3), (0, 1), (5, 2**60)])
+def test_ids_of_annotations_may_be_anything(tmp_path, ids):
+    """Nobody looks an annotation up by its id, but COCO's code needs them different, and not 0."""
+    entries = [annotation(number) for number in ids]
+    for entry in entries:
+        if entry['id'] is None:
+            del entry['id']
+    file = write(tmp_path, entries)
+    assert len(build(file).get_data_info(0)['instances']) == 2
+    for backend in ('pycocotools', 'faster'):
+        metric = CocoInstanceMetric(file, metric='segm', backend=backend)
+        assert list(metric._coco_api.anns) == [1, 2]
+
+
+def test_annotations_of_unlisted_images_are_left_out(tmp_path):
+    file = write(tmp_path, [annotation(), {**annotation(2), 'image_id': 77}])
+    truth = CocoInstanceMetric(file, metric='segm')._coco_api
+    assert [one['image_id'] for one in truth.anns.values()] == [1]
+    assert len(build(file).get_data_info(0)['instances']) == 1
+
+
+def test_instances_are_no_crowd_unless_it_says_so(tmp_path):
+    entry = annotation()
+    del entry['iscrowd']
+    (truth, ) = CocoInstanceMetric(write(tmp_path, [entry]))._coco_api.anns.values()
+    assert truth['iscrowd'] == 0
 
 
 def test_rle_is_kept(tmp_path):
