@@ -46,13 +46,13 @@ from benchmarks.training import (
 )
 from mmdet.models.layers import mask_matrix_nms
 from mmdet.structures import DetDataSample
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsolov2.apis.inference import choose_device
+from mmsolov2.engine.config import OptionsAction
 from mmsolov2.errors import exit_with_message
 from mmsolov2.models.device import available_memory
 from mmsolov2.registry import TASK_UTILS
@@ -513,7 +513,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         '--memory-limit', type=gigabytes, help='GB that may be taken (default: what is free)'
     )
     parser.add_argument('--out', default=OUT, help='folder of the results')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings of ours')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='settings of ours')
 
 
 def at_least_1(text: str) -> int:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -26,6 +26,7 @@ from torch import nn
 
 from mmsolov2.apis import load_config
 from mmsolov2.apis.overlay import draw_labels, instance_color, outline, tint
+from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, plain_datasets
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_results import tight_boxes
@@ -74,16 +75,12 @@ class Targets(NamedTuple):
 
 def build_dataset(config: Config, split: str):
     """The dataset of a split, with the pipeline of the training set: the test's has no masks."""
-    dataset = copy.deepcopy(config[f'{split}_dataloader'].dataset)
-    _innermost(dataset).pipeline = _innermost(config.train_dataloader.dataset).pipeline
-    return DATASETS.build(dataset)
-
-
-def _innermost(dataset: ConfigDict) -> ConfigDict:
-    """The config of the dataset in wrappers that repeat, balance or join datasets."""
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset if 'dataset' in dataset else dataset.datasets[0]
-    return dataset
+    dataset = copy.deepcopy(dataset_of(config, split))
+    if split != 'train':
+        for part in plain_datasets(dataset):
+            part.pipeline = next(plain_datasets(dataset_of(config, 'train'))).pipeline
+    with blamed_on(config.filename):
+        return DATASETS.build(dataset)
 
 
 def build_padding(config: Config) -> nn.Module:
@@ -278,12 +275,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--split', choices=('train', 'val'), default='train', help='dataset (default: %(default)s)'
     )
     parser.add_argument('--num', type=int, default=8, help='images (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

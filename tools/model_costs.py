@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsolov2.apis.inference import CONFIG_FOLDERS, find_config
+from mmsolov2.engine.config import CONFIG_FOLDERS, blamed_on, dataset_of, find_config, open_config
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.registry import MODELS
 
@@ -54,7 +54,7 @@ def without_values(config: Config) -> nn.Module:
 
 def test_size(config: Config) -> tuple[int, int]:
     """Height and width of a padded network input of the config's test pipeline."""
-    (scale, ) = (step.scale for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
+    (scale, ) = (step.scale for step in dataset_of(config, 'test').pipeline if 'scale' in step)
     divisor = config.model.data_preprocessor.pad_size_divisor
     width, height = (-(-side // divisor) * divisor for side in scale)
     return height, width
@@ -83,10 +83,11 @@ def mmdets(name: str) -> Config | None:
 
 def row(file: Path) -> list[str]:
     """Name, input, and the costs of a config, ours and mmdet's."""
-    config = Config.fromfile(file)
-    size = test_size(config)
+    config = open_config(file)
     theirs = mmdets(file.stem)
-    pair = [costs(config, size), costs(theirs, size) if theirs else None]
+    with blamed_on(file):
+        size = test_size(config)
+        pair = [costs(config, size), costs(theirs, size) if theirs else None]
     cells = [f'`{file.stem}`', f'{size[1]}x{size[0]}']
     for name, unit in (('parameters', 1e6), ('multiply_adds', 1e9)):
         cells += [f'{getattr(one, name) / unit:.2f}' if one else '–' for one in pair]

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.config import DictAction
 from tqdm import tqdm
 
 from mmsolov2.apis import (
@@ -38,6 +37,7 @@ from mmsolov2.apis import (
     to_coco,
 )
 from mmsolov2.engine import AtomicLocalBackend
+from mmsolov2.engine.config import add_cfg_options
 from mmsolov2.errors import InputError, exit_with_message
 
 INTERRUPTED = 130  # exit status, as of a shell
@@ -177,12 +177,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'model.test_cfg.filter_thr of the config are never found',
     )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda:0 ...')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

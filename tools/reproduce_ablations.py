@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmsolov2.apis.inference import find_config
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.engine.checkpoint import latest_checkpoint
-from mmsolov2.engine.launch import merge_options, open_config
+from mmsolov2.engine.config import OptionsAction, find_config, open_config
+from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings of the config that rows change'
     )
     args = parser.parse_args()
@@ -148,18 +148,16 @@ def base_config(args: argparse.Namespace, file: Path) -> Path:
     Raises:
         InputError: if it cannot be read, or has no epochs to squeeze.
     """
-    path = str(find_config(args.config))
-    config = open_config(path)
-    merge_options(config, args.cfg_options, path)
+    config = open_config(args.config, args.cfg_options)
     if args.epochs:
         if 'max_epochs' not in config.train_cfg:
-            raise InputError(f'{path}: --epochs needs a config that trains in epochs')
+            raise InputError(f'{config.filename}: --epochs needs a config that trains in epochs')
         squeeze_schedule(config, args.epochs)
     config.setdefault('default_hooks', {})
     config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
     config.default_hooks.checkpoint.max_keep_ckpts = 1
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmsolov2.NMSTimeHook')]
-    file.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(file.parent)
     config.dump(file)
     return file
 

@@ -1,14 +1,17 @@
 """Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
 
 import argparse
+from pathlib import Path
 
 from mmsolov2.engine.checkpoint import read_matching
 from mmsolov2.engine.launch import (
     add_common_options,
     bare,
+    build_loops,
     build_runner,
     paint_results,
     read_config,
+    require_folder,
 )
 from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
@@ -34,10 +37,13 @@ def main() -> None:
     with exit_with_message(args.config):
         config = read_config(args)
         config.load_from = args.checkpoint
+        if args.out:
+            require_folder(Path(args.out).parent)
         if args.show or args.show_dir:
             paint_results(config, args)
         runner = build_runner(config)
         read_matching(bare(runner.model), args.checkpoint)  # or say what does not match
+        build_loops(runner, 'test')
         if args.out:
             runner.test_evaluator.metrics.append(DumpInstances(out_file_path=args.out))
         runner.test()

@@ -4,8 +4,8 @@ import argparse
 
 import torch
 
-from mmsolov2.engine.checkpoint import latest_checkpoint
-from mmsolov2.engine.launch import add_common_options, build_runner, read_config
+from mmsolov2.engine.checkpoint import latest_checkpoint, require_resumable
+from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
 from mmsolov2.errors import InputError, exit_with_message
 
 
@@ -47,8 +47,11 @@ def apply_options(config, args: argparse.Namespace) -> None:
             )
         config.auto_scale_lr.enable = True
     if args.resume:
-        given = None if args.resume == 'auto' else args.resume
-        checkpoint = given or latest_checkpoint(config.work_dir)
+        if args.resume == 'auto':
+            checkpoint = latest_checkpoint(config.work_dir)
+        else:
+            checkpoint = args.resume
+            require_resumable(checkpoint)
         if checkpoint is None:
             print(f'--resume: {config.work_dir} has no checkpoint yet: training starts anew')
         else:
@@ -60,7 +63,9 @@ def main() -> None:
     with exit_with_message(args.config):
         config = read_config(args)
         apply_options(config, args)
-        build_runner(config).train()
+        runner = build_runner(config)
+        build_loops(runner, 'train', 'val')
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 from mmsolov2.apis.inference import (
     coco_categories,
-    find_config,
     find_images,
     load_config,
     load_detector,
@@ -9,10 +8,12 @@ from mmsolov2.apis.inference import (
     to_coco,
 )
 from mmsolov2.apis.overlay import draw_overlay
+from mmsolov2.engine.config import find_config
 
 __all__ = [
     'coco_categories',
     'draw_overlay',
+    'find_config',
     'find_config',
     'find_images',
     'load_config',

@@ -12,8 +12,9 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmsolov2.apis.inference import CONFIG_FOLDERS, load_config
+from mmsolov2.apis.inference import load_config
 from mmsolov2.engine.checkpoint import mismatches, state_dict_of
+from mmsolov2.engine.config import CONFIG_FOLDERS
 from mmsolov2.errors import InputError
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.registry import MODELS

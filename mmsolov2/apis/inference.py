@@ -21,13 +21,11 @@ from PIL import Image
 from torch import nn
 
 from mmsolov2.engine.checkpoint import read_matching
-from mmsolov2.engine.launch import open_config
+from mmsolov2.engine.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import encode_rle, tight_boxes
 from mmsolov2.registry import DATASETS, MODELS
 
-PACKAGE = Path(__file__).parents[1]
-CONFIG_FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')  # wheel, checkout
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
 COCO_IDS = [number for number in range(1, 91) if number not in COCO_GAPS]
@@ -107,40 +105,17 @@ def _is_cut_jpeg(data: bytes) -> bool:
 # Model
 
 
-def find_config(name: str | Path) -> Path:
-    """The path of a config: a file, or the name of one that mmsolov2 ships.
-
-    ``solov2/solov2_r50_fpn_1x_coco.py``, without the folder or ``.py``, or after ``mmsolov2::``.
-
-    Raises:
-        InputError: if there is neither, or several shipped configs have that name.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    root = next(filter(Path.is_dir, CONFIG_FOLDERS), CONFIG_FOLDERS[0])
-    shipped = [path.relative_to(root) for path in root.glob('[!_]*/*.py')]
-    wanted = str(name).removeprefix('mmsolov2::').removesuffix('.py')
-    matches = [path for path in shipped if wanted in (path.stem, path.with_suffix('').as_posix())]
-    if len(matches) == 1:
-        return root / matches[0]
-    names = ', '.join(sorted(path.with_suffix('').as_posix() for path in matches or shipped))
-    raise InputError(f'{name}: there is no such config file, nor one config of this name: {names}')
-
-
 def load_config(name: str | Path, cfg_options: Mapping | None = None) -> Config:
     """The config of a SOLOv2, of a path or shipped name, with options set.
 
     Raises:
         InputError: if it cannot be read, is of another model, or has no place for an option.
     """
-    path = find_config(name)
-    config = open_config(str(path))
-    try:
-        config.merge_from_dict(dict(cfg_options or {}))
-    except (KeyError, TypeError) as error:
-        raise InputError(f'{path}: the options {cfg_options} do not fit: {error}') from error
+    config = open_config(name, cfg_options)
     if 'mask_head' not in config.model:
-        raise InputError(f'{path}: the config has no model.mask_head; give one of a SOLOv2')
+        raise InputError(
+            f'{config.filename}: the config has no model.mask_head; give one of a SOLOv2'
+        )
     return config
 
 
@@ -182,7 +157,8 @@ def load_detector(
         config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options))
     init_default_scope(config.get('default_scope', 'mmdet'))
-    model = revert_sync_batchnorm(MODELS.build(config.model))
+    with blamed_on(config.filename):
+        model = revert_sync_batchnorm(MODELS.build(config.model))
     meta = load_weights(model, checkpoint)
     model.dataset_meta = dataset_meta(config, meta)
     model.cfg = config
@@ -205,10 +181,15 @@ def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
 
     Names that are not as many as the head has classes are passed over, in the end for
     ``class 1``, ``class 2`` ...
+
+    Raises:
+        InputError: if the config has no test data, which also tell how images are read.
     """
     stored = checkpoint_meta.get('dataset_meta', checkpoint_meta)
     stored = {key.lower(): value for key, value in stored.items()}
-    known = DATASETS.build({**config.test_dataloader.dataset, 'lazy_init': True}).metainfo
+    dataset = next(plain_datasets(dataset_of(config, 'test')))
+    with blamed_on(config.filename):
+        known = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
     count = config.model.mask_head.num_classes
     numbered = [f'class {number}' for number in range(1, count + 1)]
     candidates = (stored.get('classes'), known.get('classes'), numbered)

@@ -108,6 +108,16 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return str(max(saved, key=lambda path: path.stat().st_mtime)) if saved else None
 
 
+def require_resumable(filename: str) -> None:
+    """Raise InputError unless a checkpoint holds the progress of a training, not weights alone."""
+    meta = CheckpointLoader.load_checkpoint(filename, 'cpu', logger='silent').get('meta')
+    if not isinstance(meta, Mapping) or not {'epoch', 'iter'} <= meta.keys():
+        raise InputError(
+            f'{filename}: it holds weights alone, no training to go on with: leave --resume out, '
+            f'and start from the weights with --cfg-options load_from={filename}'
+        )
+
+
 def _reason(filename: str, error: Exception) -> str:
     """What is wrong with a file that torch.load refused, and the remedy."""
     with open(filename, 'rb') as file:

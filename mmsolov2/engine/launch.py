@@ -8,23 +8,21 @@ import torch
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsolov2.engine.config import add_cfg_options, blamed_on, open_config
 from mmsolov2.errors import InputError
+
+RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add mmdet's options for configs, work folders and launchers."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -33,46 +31,36 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config of a run, with the common options applied.
 
     Raises:
-        InputError: if the file is missing or is no config.
+        InputError: if the config cannot be used, the work folder cannot be made, or the launcher
+            has not started this process.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_cache_size_limit_of_dynamo()
-    config = open_config(args.config)
+    rank = RANKS.get(args.launcher)
+    if rank and rank not in os.environ:
+        raise InputError(
+            f'--launcher {args.launcher}: {rank} is not set; start with tools/dist_train.sh, '
+            'tools/dist_test.sh or the launcher itself'
+        )
+    config = open_config(args.config, args.cfg_options)
     config.launcher = args.launcher
-    merge_options(config, args.cfg_options, args.config)
     config.work_dir = (
         args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     )
+    require_folder(config.work_dir)
     return config
 
 
-def merge_options(config: Config, options: dict | None, path: str) -> None:
-    """Set the options of ``--cfg-options`` in the config of a file.
+def require_folder(path: str | Path) -> None:
+    """Make a folder for results, unless it is there.
 
     Raises:
-        InputError: if the config has no place for one.
+        InputError: if there can be none.
     """
     try:
-        config.merge_from_dict(options or {})
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: --cfg-options {options} do not fit: {error}') from error
-
-
-def open_config(path: str) -> Config:
-    """Read a config file.
-
-    Raises:
-        InputError: if the file is missing or is no detector's config.
-    """
-    if not os.path.isfile(path):
-        raise InputError(f'{path}: there is no such config file; check the path')
-    try:
-        config = Config.fromfile(path)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f'{path}: this config cannot be read: {error}') from error
-    if 'model' not in config:
-        raise InputError(f'{path}: this config has no model; pass a leaf, not a file of _base_')
-    return config
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{path}: no such folder can be made ({error.strerror})') from error
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -99,6 +87,9 @@ def build_runner(config: Config) -> Runner:
 
     Processes that torchrun started on a machine without GPUs are joined by gloo here, and the
     model is wrapped without naming a GPU: mmengine would select one for each process.
+
+    Raises:
+        InputError: if a part of the config cannot be built.
     """
     if config.launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
@@ -109,6 +100,22 @@ def build_runner(config: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=config.get('find_unused_parameters', False),
             )
-    if 'runner_type' in config:
-        return RUNNERS.build(config)
-    return Runner.from_cfg(config)
+    with blamed_on(config.filename):
+        return RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+
+
+def build_loops(runner: Runner, *names: str) -> None:
+    """Build loops of a runner, train, val or test, with their data, before anything is run.
+
+    With train comes the optimizer.
+
+    Raises:
+        InputError: if a part of them cannot be built, or the first is not in the config.
+    """
+    for name in names:
+        with blamed_on(runner.cfg.filename):
+            loop = getattr(runner, f'{name}_loop')
+            if loop is None and name == names[0]:
+                raise InputError(f'{runner.cfg.filename}: this config has no {name}_dataloader')
+            if name == 'train':
+                runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

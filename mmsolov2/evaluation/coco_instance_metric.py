@@ -49,7 +49,16 @@ def check_ids(file: str, dataset: dict) -> None:
 
 
 def with_names(function: Callable, **names) -> Callable:
-    """A copy of a function which finds ``names`` where its own module has others."""
+    """A copy of a function which finds ``names`` where its own module has others.
+
+    Raises:
+        RuntimeError: if it looks up none of that name, as another release of its package may not.
+    """
+    unused = names.keys() - set(function.__code__.co_names)
+    if unused:
+        raise RuntimeError(
+            f'{function.__qualname__} of this mmdet uses no {sorted(unused)}: install mmdet 3.3'
+        )
     return FunctionType(function.__code__, function.__globals__ | names)
 
 

@@ -10,6 +10,7 @@ from mmdet.models.utils import unpack_gt_instances
 from torch import Tensor, nn
 
 from mmsolov2.engine.checkpoint import require_match, state_dict_of, with_mask_neck
+from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
 
@@ -124,8 +125,17 @@ class SOLOv2(BaseDetector):
         return (*self.mask_head(features), self.mask_neck(features))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_mask`` of images (B, 3, H, W)."""
+        """``loss_cls`` and ``loss_mask`` of images (B, 3, H, W).
+
+        Raises:
+            InputError: if the samples have no masks.
+        """
         instances, _, _ = unpack_gt_instances(batch_data_samples)
+        if any('masks' not in image for image in instances):
+            raise InputError(
+                'SOLOv2: training needs masks: set with_mask=True of LoadAnnotations in the '
+                "training data's pipeline"
+            )
         return self.mask_head.loss_by_feat(*self.network(batch_inputs), instances)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:

@@ -126,8 +126,8 @@ def checked_test_cfg(test_cfg: dict | None) -> dict:
     """The test settings over their defaults, those of the published models.
 
     Raises:
-        ValueError: if a setting does not exist, the mask format is unknown or a limit is less
-            than 1.
+        ValueError: if a setting does not exist, the mask format is unknown, a threshold is not
+            from 0 to 1 or a limit is no whole number of at least 1.
     """
     settings = {**TEST_DEFAULTS, **(test_cfg or {})}
     unknown = sorted(settings.keys() - TEST_DEFAULTS.keys())
@@ -141,11 +141,17 @@ def checked_test_cfg(test_cfg: dict | None) -> dict:
             f'SOLOv2: test_cfg.mask_format must be one of {MASK_FORMATS}, not '
             f'{settings["mask_format"]!r}'
         )
-    for name in ('nms_pre', 'max_per_img', 'min_mask_pixels'):
-        if settings[name] is not None and not settings[name] >= 1:
+    for name in ('score_thr', 'mask_thr', 'filter_thr'):
+        if not isinstance(settings[name], int | float) or not 0 <= settings[name] <= 1:
             raise ValueError(
-                f'SOLOv2: test_cfg.{name} must be at least 1, or None, not '
-                f'{settings[name]}'
+                f'SOLOv2: test_cfg.{name} must be a number from 0 to 1, not {settings[name]!r}'
+            )
+    for name in ('nms_pre', 'max_per_img', 'min_mask_pixels'):
+        value = settings[name]
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(
+                f'SOLOv2: test_cfg.{name} must be a whole number of at least 1, or None, not '
+                f'{value!r}'
             )
     return settings
 
@@ -366,11 +372,15 @@ class SOLOv2Head(BaseModule):
         masks: Tensor,
         positive: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Mask losses (p,) of an image's p positives, by any loss and kernels of any size."""
+        """Mask losses (p,) of an image's p positives, by any loss and kernels of any size.
+
+        Losses of single pixels, as cross entropy, are averaged over a mask.
+        """
         logits = MaskLogits(features, kernels, self.cell_levels, self.kernel_size)
 
         def losses(cell: Tensor, instance: Tensor) -> Tensor:
-            return self.loss_mask(logits(cell), masks[instance], reduction_override='none')
+            loss = self.loss_mask(logits(cell), masks[instance], reduction_override='none')
+            return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
         return in_chunks(losses, masks[:1].numel() or 1, *positive)
 

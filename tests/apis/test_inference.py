@@ -329,6 +329,34 @@ def test_class_names_are_the_checkpoints_or_the_configs(state_dict, tmp_path, me
     assert model.dataset_meta['classes'][0] == first
 
 
+def test_class_names_of_joined_test_sets(checkpoint):
+    """Their files need not be there: only names are asked of them."""
+    config = load_config(CONFIG, TINY)
+    part = config.test_dataloader.dataset
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, part])
+    model = load_detector(config, checkpoint, device='cpu')
+    assert model.dataset_meta['classes'][0] == 'person'
+
+
+def test_a_config_without_test_data_is_refused(checkpoint):
+    config = load_config(CONFIG, TINY)
+    config.test_dataloader = None
+    with pytest.raises(InputError, match=r'\.py: this config has no test_dataloader'):
+        load_detector(config, checkpoint, device='cpu')
+
+
+@pytest.mark.parametrize(
+    'options', [{
+        'model.test_cfg.score_threshold': 1
+    }, {
+        'model.type': 'SOLO9'
+    }]
+)
+def test_a_model_that_cannot_be_built_names_its_config(checkpoint, options):
+    with pytest.raises(InputError, match=f'^{CONFIG}: '):
+        load_detector(CONFIG, checkpoint, device='cpu', cfg_options={**TINY, **options})
+
+
 def test_classes_without_names_are_numbered(state_dict, tmp_path):
     path = tmp_path / 'two.pth'
     two = {name: v[:2] if 'conv_cls' in name else v for name, v in state_dict.items()}

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsolov2.engine.launch import add_common_options, build_runner, open_config, read_config
+from mmsolov2.engine.config import open_config
+from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
 from mmsolov2.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,30 @@ def test_missing_base(tmp_path):
         open_config(write(tmp_path, "_base_ = './none.py'\n" + CONFIG))
 
 
+@pytest.mark.parametrize(
+    'text, message', [
+        ('model = dict(type=Toy)', "NameError: name 'Toy' is not defined ("),
+        ("_base_ = './base.py'\nmodel = dict(depth={{_base_.none}})", 'KeyError: none (at '),
+        ("_base_ = './base.py'\nmodel = dict(depth=dict(a=1))", 'TypeError: '),
+        ("_base_ = 'mmsolo::base.py'", 'specify the package name'),
+        ("custom_imports = dict(imports=['nonsense'])\n" + CONFIG, 'Error: '),
+    ]
+)
+def test_config_that_cannot_be_run(tmp_path, text, message):
+    (tmp_path / 'base.py').write_text(CONFIG)
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        open_config(path)
+    said = str(caught.value)
+    assert said.startswith(f'{path}: this config cannot be read: ')
+    assert message in said and '\n' not in said
+
+
+def test_model_that_is_no_dict(tmp_path):
+    with pytest.raises(InputError, match='has no model; pass a leaf'):
+        open_config(write(tmp_path, 'model = 5'))
+
+
 @pytest.mark.parametrize('text', ['model = dict(', 'model == = 3', 'def :'])
 def test_syntax_error(tmp_path, text):
     path = write(tmp_path, text)
@@ -125,10 +150,84 @@ def test_gloo_where_there_is_no_gpu(monkeypatch, gpu, launcher, joined):
     assert calls == joined
 
 
-def test_launcher(tmp_path):
+def test_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK', '0')
     config = read_config(parse(write(tmp_path), '--launcher', 'pytorch'))
     assert config.launcher == 'pytorch'
     assert read_config(parse(write(tmp_path))).launcher == 'none'
+
+
+@pytest.mark.parametrize(
+    'launcher, variable', [
+        ('pytorch', 'RANK'),
+        ('slurm', 'SLURM_PROCID'),
+        ('mpi', 'OMPI_COMM_WORLD_RANK'),
+    ]
+)
+def test_launcher_that_has_not_started_this(tmp_path, monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=f'--launcher {launcher}: {variable} is not set; .*dist_'):
+        read_config(parse(write(tmp_path), '--launcher', launcher))
+
+
+def test_name_of_a_shipped_config(tmp_path):
+    args = parse('solov2_r50_fpn_1x_coco', '--work-dir', str(tmp_path))
+    assert read_config(args).model.backbone.depth == 50
+
+
+def test_work_folder_that_is_a_file(tmp_path):
+    (tmp_path / 'file').touch()
+    folder = tmp_path / 'file' / 'inside'
+    with pytest.raises(InputError, match=r'file/inside: no such folder can be made \(Not a dir'):
+        read_config(parse(write(tmp_path), '--work-dir', str(folder)))
+
+
+@pytest.mark.parametrize('text', ['foo', 'a="[1,2"', 'a=[1,(2]'])
+def test_options_that_are_none(tmp_path, text, capsys):
+    with pytest.raises(SystemExit):
+        parse(write(tmp_path), '--cfg-options', text)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f'error: --cfg-options {text}: give key=value' in last
+
+
+# What a config's parts say
+
+
+@pytest.mark.parametrize(
+    'option, message', [
+        ('model.test_cfg.score_threshold=0.5', "unknown settings ['score_threshold']"),
+        ('model.test_cfg.score_thr=30', 'test_cfg.score_thr must be a number from 0 to 1, not 30'),
+        ('model.test_cfg.filter_thr=None', 'filter_thr must be a number from 0 to 1, not None'),
+        ('model.test_cfg.nms_pre=5.0', 'nms_pre must be a whole number of at least 1, or None'),
+        ('model.test_cfg.nms.type=NMS', "test_cfg.nms has no type 'NMS'"),
+        ('model.mask_head.kernel_size=2', 'kernel_size must be odd'),
+        ('model.mask_neck.norm_cfg.num_groups=7', '(32) must be divisible by num_groups (7) (at '),
+        ('model.mask_neck.foo=1', "argument 'foo' (at self.mask_neck = MODELS.build(mask_neck), "),
+        ('model.backbone.depth=51', 'invalid depth 51 for resnet (at self.backbone = '),
+        ('model.type=SOLOv3', 'SOLOv3 is not in the mmdet::model registry'),
+        ('train_dataloader.dataset.foo=1', "unexpected keyword argument 'foo'"),
+        ('train_dataloader.dataset.ann_file=none.json', 'none.json: there is no such annotation'),
+        ('val_dataloader.dataset.pipeline.0.type=Load', 'Load is not in the mmdet::transform'),
+        ('optim_wrapper.optimizer.type=Adamw', 'TypeError: None is not a callable object'),
+        ('train_dataloader=None train_cfg=None optim_wrapper=None param_scheduler=None',
+         'this config has no train_dataloader'),
+    ]
+)  # yapf: disable
+def test_a_wrong_setting_names_the_config(tiny_config, tmp_path, option, message):
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', *option.split())
+    config = read_config(args)
+    with pytest.raises(InputError) as caught:
+        build_loops(build_runner(config), 'train', 'val')
+    text = str(caught.value)
+    assert message in text and '\n' not in text
+    assert text.startswith(f'{tiny_config}: ') or 'annotation' in text
+
+
+def test_training_without_masks_is_refused(tiny_config, tmp_path):
+    option = 'train_dataloader.dataset.pipeline.2.with_mask=False'
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
+    with pytest.raises(InputError, match='training needs masks: set with_mask=True of LoadAnno'):
+        build_runner(read_config(args)).train()
 
 
 def test_rank_of_the_launcher_counts(tmp_path):
@@ -196,8 +295,35 @@ def test_auto_scale_lr(apply_options):
     assert changed.auto_scale_lr == dict(enable=True, base_batch_size=16)
 
 
-@pytest.mark.parametrize('given, load_from', [('auto', None), ('b.pth', 'b.pth')])
-def test_resume(apply_options, given, load_from):
+def checkpoint(path: Path, **meta) -> str:
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), **meta), path)
+    return str(path)
+
+
+def test_resume_a_given_checkpoint(apply_options, tmp_path):
+    given = checkpoint(tmp_path / 'b.pth', meta=dict(epoch=1, iter=4))
     changed = config(load_from='a.pth')
     apply_options(changed, options(resume=given))
-    assert changed.resume is True and changed.load_from == load_from
+    assert changed.resume is True and changed.load_from == given
+
+
+def test_resume_the_last_checkpoint(apply_options, tmp_path):
+    (tmp_path / 'epoch_2.pth').touch()
+    changed = config(load_from='a.pth', work_dir=str(tmp_path))
+    apply_options(changed, options(resume='auto'))
+    assert changed.resume is True and changed.load_from == str(tmp_path / 'epoch_2.pth')
+
+
+def test_nothing_to_resume(apply_options, tmp_path, capsys):
+    changed = config(load_from='a.pth', work_dir=str(tmp_path))
+    apply_options(changed, options(resume='auto'))
+    assert changed.resume is False and changed.load_from == 'a.pth'
+    assert 'training starts anew' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', [{}, dict(meta=dict(dataset_meta={})), dict(meta=None)])
+def test_weights_alone_are_nothing_to_resume(apply_options, tmp_path, content):
+    given = checkpoint(tmp_path / 'b.pth', **content)
+    with pytest.raises(InputError, match=r'b\.pth: it holds weights alone.*load_from=') as caught:
+        apply_options(config(), options(resume=given))
+    assert str(caught.value).startswith(given)

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
-from mmsolov2.evaluation.coco_instance_metric import find_evaluator
+from mmsolov2.evaluation.coco_instance_metric import find_evaluator, with_names
 from mmsolov2.evaluation.dump import DumpInstances
 from mmsolov2.models.mask_results import encode_rle, tight_boxes
 from mmsolov2.registry import METRICS
@@ -235,6 +235,12 @@ def test_dumped_bitmaps_are_rle(case, tmp_path):
     evaluate(dump, [{**sample, 'gt_instances': {}} for sample in samples])
     (first, *_) = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert first['pred_instances']['masks'] == as_rle(samples[0])['pred_instances']['masks']
+
+
+def test_a_name_that_a_function_does_not_use_is_missed():
+    assert with_names(find_evaluator, COCOeval=int)('pycocotools') is int
+    with pytest.raises(RuntimeError, match=r"find_evaluator of this mmdet uses no \['COCO'\]"):
+        with_names(find_evaluator, COCO=int)
 
 
 def test_pycocotools_is_the_default(case):

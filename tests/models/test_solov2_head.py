@@ -195,9 +195,13 @@ def predict(head, features, mask_features, samples, **options):
         (dict(kernel_size='3'), "kernel_size must be odd, .* not '3'"),
         (dict(test_cfg=dict(sigma=2.0)), r"unknown settings \['sigma'\]"),
         (dict(test_cfg=dict(mask_format='png')), "mask_format must be .*not 'png'"),
-        (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be at least 1.*not 0'),
-        (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be at least 1.*not -1'),
-        (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be at least 1.*not 0'),
+        (dict(test_cfg=dict(nms_pre=5.0)), 'nms_pre must be a whole number.*not 5.0'),
+        (dict(test_cfg=dict(score_thr=30)), 'score_thr must be a number from 0 to 1, not 30'),
+        (dict(test_cfg=dict(mask_thr=-0.1)), 'mask_thr must be a number from 0 to 1, not -0.1'),
+        (dict(test_cfg=dict(filter_thr=None)), 'filter_thr must be a number .*, not None'),
+        (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be a whole number.*not 0'),
+        (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be a whole number.*not -1'),
+        (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be a whole number.*not 0'),
         (
             dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrxNMS'))),
             "no type 'mmsolov2.MatrxNMS'; there are .*FastMaskNMS.*HardMaskNMS.*MatrixNMS.*SoftMask"
@@ -462,6 +466,23 @@ def test_the_mask_loss_of_half_precision_outputs_is_computed_in_float32(dtype):
     halves = [level.to(dtype) for level in kernels]
     loss = head.loss_by_feat(logits, halves, features, instances)['loss_mask']
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize('copies', [1, 2])
+def test_a_loss_of_single_pixels_is_their_mean_over_a_mask(copies):
+    """In the whole image or in one of twice the width, of the same content twice."""
+    head = lively_head(loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True))
+    features = mask_features(batch=1).repeat(1, 1, 1, copies)
+    kernels = torch.randn(1, len(head.cell_levels), 64)
+    masks = torch.rand(2, *features.shape[-2:]) > 0.5
+    masks = masks[..., :40].repeat(1, 1, copies)
+    cell, instance = torch.tensor([3, 5, 8]), torch.tensor([0, 1, 1])
+    losses = head._mask_losses(features, kernels, [masks], [(cell, instance)])
+    logits = torch.einsum('ne,ehw->nhw', kernels[0, cell], features[0, ..., :40])
+    expected = F.binary_cross_entropy_with_logits(
+        logits, masks[instance][..., :40].float(), reduction='none'
+    )
+    torch.testing.assert_close(losses, expected.mean((1, 2)))
 
 
 def test_losses_need_no_boxes():

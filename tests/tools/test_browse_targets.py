@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from mmsolov2.apis import find_config
 from mmsolov2.apis.overlay import instance_color
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -65,6 +66,35 @@ def test_val_images_come_with_targets_and_at_most_as_many_as_there_are(browse):
     lines, pictures = browse('--split', 'val')
     assert len(pictures) == 2 and len(lines) == 3
     assert all(' by level: 0 0 0 0 0,' not in line for line in lines)
+
+
+def test_joined_sets_all_come_with_targets(shapes, tmp_path, capsys):
+    config = tmp_path / 'joined.py'
+    config.write_text(
+        f"""
+_base_ = {str(find_config(CONFIG))!r}
+part = dict(
+    type='mmsolov2.CocoInstanceDataset',
+    data_root='{shapes}/',
+    ann_file='annotations/val.json',
+    data_prefix=dict(img='val/'),
+    metainfo=dict(classes=('circle', 'square', 'triangle', 'star', 'ring')),
+    pipeline=[],
+)
+train_dataloader = dict(dataset=dict(data_root='{shapes}/'))
+val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[part, part]))
+"""
+    )
+    tool.main([str(config), '--split', 'val', '--out-dir', str(tmp_path / 'out')])
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'instances' in line]
+    assert len(lines) == 5 and lines[:2] == lines[2:4]
+
+
+def test_a_split_that_is_not_there_is_named(shapes, tmp_path, capsys):
+    options = ['val_dataloader=None', f'train_dataloader.dataset.data_root={shapes}/']
+    with pytest.raises(SystemExit):
+        tool.main([CONFIG, '--split', 'val', '--cfg-options', *options])
+    assert 'this config has no val_dataloader' in capsys.readouterr().err
 
 
 def test_instances_without_a_cell_are_told(browse):

@@ -13,8 +13,7 @@ from benchmarks.inputs import Pictures, pad_to
 from mmengine.config import Config
 from torch import nn
 
-from mmsolov2.apis.inference import find_config
-from mmsolov2.engine.launch import merge_options, open_config
+from mmsolov2.engine.config import find_config, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
@@ -51,8 +50,7 @@ def open_pair(args: argparse.Namespace, case: dict) -> tuple[Config, Config]:
     if not twin.is_file():
         names = ', '.join(sorted(file.stem for file in THEIRS.glob('*.py')))
         raise InputError(f'{args.config}: mmdet has no config of this name; it has {names}')
-    theirs, ours = Config.fromfile(twin), open_config(str(path))
-    merge_options(ours, args.cfg_options, str(path))
+    theirs, ours = Config.fromfile(twin), open_config(path, args.cfg_options)
     ours.model.update(OPTIONS[case.get('option', 'none')])
     ours.model.test_cfg.mask_format = case.get('format', 'bitmap')
     for config in (theirs, ours):
