@@ -53,6 +53,7 @@ from torch import Tensor, nn
 
 from mmsolov2.apis.inference import choose_device
 from mmsolov2.engine.config import OptionsAction
+from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import exit_with_message
 from mmsolov2.models.device import available_memory
 from mmsolov2.registry import TASK_UTILS
@@ -568,7 +569,6 @@ def run_bench(args: argparse.Namespace) -> int:
 def save(args: argparse.Namespace, bench: Subcommand, cases: list[dict]) -> None:
     """Write a subcommand's JSON and table, whole or not at all, and print the table."""
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
     content = dict(
         subcommand=args.command,
@@ -595,6 +595,7 @@ def start(args: argparse.Namespace) -> int:
     args.device = choose_device(args.device)
     args.threads = args.threads or torch.get_num_threads()
     parse_size(args.size)
+    require_folder(args.out)
     prepare(args)
     return run_bench(args)
 

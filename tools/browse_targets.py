@@ -27,6 +27,7 @@ from torch import nn
 from mmsolov2.apis import load_config
 from mmsolov2.apis.overlay import draw_labels, instance_color, outline, tint
 from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, plain_datasets
+from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_results import tight_boxes
@@ -242,12 +243,7 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
     dataset, padding = build_dataset(config, args.split), build_padding(config)
-    try:
-        args.out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f'{args.out_dir}: no such folder can be made ({error.strerror})'
-        ) from error
+    require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):
         targets = assign(

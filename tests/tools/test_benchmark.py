@@ -256,6 +256,13 @@ def test_bad_arguments_are_said(tmp_path, words, message):
         start(tmp_path, *words)
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, 'run_bench', lambda args: pytest.fail('it was measured'))
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='file/out: no such folder can be made'):
+        start(tmp_path / 'file/out', 'nms')
+
+
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(InputError, match='there are no results here'):
         report.write_page([tmp_path], tmp_path / 'page.md')
