@@ -87,7 +87,8 @@ def build_dataset(config: Config, split: str):
 def build_padding(config: Config) -> nn.Module:
     """The data preprocessor of a config, which pads but leaves colours as they are."""
     colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)
-    return MODELS.build({**config.model.data_preprocessor, **colors})
+    with blamed_on(config.filename):
+        return MODELS.build({**config.model.data_preprocessor, **colors})
 
 
 def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence[str]) -> Targets:
@@ -246,9 +247,10 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):
-        targets = assign(
-            dataset[index], padding, config.model.mask_head, dataset.metainfo['classes']
-        )
+        with blamed_on(config.filename):
+            targets = assign(
+                dataset[index], padding, config.model.mask_head, dataset.metainfo['classes']
+            )
         path = args.out_dir / f'{index:03d}_{Path(targets.name).stem}.png'
         if not cv2.imwrite(str(path), draw_targets(targets)):
             raise InputError(f'{path}: it cannot be written; give another --out-dir')

@@ -52,7 +52,12 @@ def train(work_dir: Path, epochs: int | None) -> Path:
     if not done.is_file():
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
         done.touch()
-    return Path(latest_checkpoint(work_dir))
+    checkpoint = latest_checkpoint(work_dir)
+    if checkpoint is None:
+        sys.exit(
+            f'error: {work_dir}: the checkpoint of this training was removed: remove {done} too'
+        )
+    return Path(checkpoint)
 
 
 def schedule_options(epochs: int) -> list[str]:

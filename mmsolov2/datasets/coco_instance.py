@@ -37,9 +37,14 @@ def has_mask(annotation: dict) -> bool:
 
 
 def with_box(annotation: dict, coco: COCO) -> dict:
-    """An annotation of a COCO file with the ``bbox`` and ``area`` of its mask, if it lacks them."""
+    """An annotation of a COCO file with the ``bbox`` and ``area`` of its mask, if it lacks them.
+
+    Without a mask the area is that of the box.
+    """
     if annotation.keys() >= {'bbox', 'area'}:
         return annotation
+    if not has_mask(annotation):
+        return {'area': annotation['bbox'][2] * annotation['bbox'][3], **annotation}
     rle = coco.annToRLE(annotation)
     return {'bbox': toBbox(rle).tolist(), 'area': float(area(rle)), **annotation}
 
@@ -73,15 +78,16 @@ class CheckedCOCO(COCO):
 
     Annotations are numbered from 1, whatever their ids: COCO's code needs them different, and not
     0. Those of unlisted images are left out, and so are parts that are no polygons. ``iscrowd`` is
-    0 where it is not given. A file of test images has no annotations.
+    0 where it is not given. A file of test images has no annotations. Messages call the file by
+    ``name``, for one that was fetched from elsewhere.
 
     Raises:
         InputError: if the file is missing, is no COCO file, has RLE of another size than the
             image's, or lacks a category that is asked for.
     """
 
-    def __init__(self, annotation_file: str) -> None:
-        self.file = annotation_file
+    def __init__(self, annotation_file: str, name: str | None = None) -> None:
+        self.file = name or annotation_file
         try:
             super().__init__(annotation_file)
         except FileNotFoundError as error:
@@ -110,11 +116,12 @@ class CheckedCOCO(COCO):
 
     def _mend_segmentation(self, annotation: dict, image: dict) -> None:
         """Leave out of a segmentation what is no polygon."""
-        segmentation = annotation.get('segmentation')
-        if isinstance(segmentation, list):
-            annotation['segmentation'] = [part for part in segmentation if is_polygon(part)]
-        elif isinstance(segmentation, dict) and segmentation.get('counts'):
-            size = [image.get('height'), image.get('width')]
+        segmentation = annotation.get('segmentation', [])
+        if not isinstance(segmentation, dict):
+            parts = segmentation if isinstance(segmentation, list) else []
+            annotation['segmentation'] = [part for part in parts if is_polygon(part)]
+        elif segmentation.get('counts') and image.keys() >= {'height', 'width'}:
+            size = [image['height'], image['width']]
             if segmentation.get('size') != size:
                 raise InputError(
                     f'{self.file}: image {image["id"]} has height and width {size}, but an '

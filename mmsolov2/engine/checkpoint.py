@@ -98,14 +98,19 @@ def latest_checkpoint(work_dir: str) -> str | None:
 
     It is the one that mmengine notes in ``last_checkpoint``, or else the newest in the folder: a
     run that is killed while it writes the note leaves it empty, and a folder may have been moved.
+    Newest is the highest number, as copies may have any time.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
     noted = note.read_text().strip() if note.is_file() else ''
     if os.path.exists(noted) or '://' in noted:
         return noted
-    saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    return str(max(saved, key=lambda path: path.stat().st_mtime)) if saved else None
+    found = []
+    for kind in ('epoch', 'iter'):
+        names = [re.fullmatch(rf'{kind}_(\d+)\.pth', path.name) for path in folder.glob('*.pth')]
+        numbers = [int(name[1]) for name in names if name]
+        found += [folder / f'{kind}_{max(numbers)}.pth'] if numbers else []
+    return str(max(found, key=os.path.getmtime)) if found else None
 
 
 def require_resumable(filename: str) -> None:

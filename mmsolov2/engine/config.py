@@ -1,6 +1,7 @@
 """Finding and reading configs, and what is said of those that are wrong."""
 
 import argparse
+import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,12 +34,23 @@ def _in_one_line(error: Exception) -> str:
     text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
     text = ' '.join(str(text).split())
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]
-    if type(error) is ValueError and frames[-1] in ours:
+    last = Path(frames[-1].filename)
+    if type(error) is ValueError and last.is_relative_to(PACKAGE):
         return text
-    parts = [frame for frame in ours if Path(frame.filename).parent.name == 'models']
-    place = (parts or frames)[-1]
+    place = ([frame for frame in frames if _is_of_a_part(frame.filename)] or frames)[-1]
     return f'{type(error).__name__}: {text} (at {place.line}, {place.filename}:{place.lineno})'
+
+
+def _is_of_a_part(filename: str) -> bool:
+    """Whether code is of a model, a data set or the like, of this package or of a user's own."""
+    path = Path(filename)
+    if path.is_relative_to(PACKAGE):
+        return path.parent.name not in ('apis', 'engine', 'tools')
+    libraries = (
+        sysconfig.get_path(name) for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')
+    )
+    return not any(path.is_relative_to(folder)
+                   for folder in libraries) and (path.parent != PACKAGE.parent / 'tools')
 
 
 def find_config(name: str | Path) -> Path:

@@ -117,5 +117,5 @@ def build_loops(runner: Runner, *names: str) -> None:
             loop = getattr(runner, f'{name}_loop')
             if loop is None and name == names[0]:
                 raise InputError(f'{runner.cfg.filename}: this config has no {name}_dataloader')
-            if name == 'train':
+            if name == 'train' and isinstance(runner, Runner):  # others build it on their own
                 runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

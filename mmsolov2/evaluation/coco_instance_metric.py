@@ -99,7 +99,12 @@ class CocoInstanceMetric(CocoMetric):
             )
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_api = CheckedCOCO(path)
+                self._coco_api = CheckedCOCO(path, name=ann_file)
+            if 'annotations' not in self._coco_api.dataset and not self.format_only:
+                raise InputError(
+                    f'{ann_file}: it has no annotations to compare with; a test set needs '
+                    "format_only=True and outfile_prefix='...' of the evaluator"
+                )
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
             self._mend_ground_truth()
@@ -108,13 +113,10 @@ class CocoInstanceMetric(CocoMetric):
 
     def _mend_ground_truth(self) -> None:
         """Leave out annotations without a mask, and add missing boxes and areas."""
-        annotations = [
-            with_box(annotation, self._coco_api) if has_mask(annotation) else annotation
-            for annotation in self._coco_api.dataset.get('annotations', [])
-        ]
         self._coco_api.dataset['annotations'] = [
-            annotation for annotation in annotations if has_mask(annotation) or
-            ('segm' not in self.metrics and annotation.keys() >= {'bbox', 'area'})
+            with_box(annotation, self._coco_api)
+            for annotation in self._coco_api.dataset.get('annotations', [])
+            if has_mask(annotation) or ('segm' not in self.metrics and 'bbox' in annotation)
         ]
         self._coco_api.createIndex()
         self._coco_api.img_ann_map = self._coco_api.imgToAnns

@@ -38,6 +38,8 @@ DEGENERATE = {
     'not a number': [[4, 4, 20, 4, float('nan'), 20]],
     'infinite': [[4, 4, 20, 4, float('inf'), 20]],
     'far away': [[4, 4, 20, 4, 1e9, 20]],
+    'a string': '[[4, 4, 20, 4, 20, 20]]',
+    'a number': 5,
     'words': [[4, 4, 20, 4, '20', '20']],
     'pairs': [[[4, 4], [20, 4], [20, 20], [4, 20], [4, 4], [20, 4]]],
 }
@@ -111,6 +113,8 @@ def test_a_file_of_test_images_has_no_annotations(tmp_path):
     del content['annotations']
     file.write_text(json.dumps(content))
     assert build(str(file), test_mode=True).get_data_info(0)['instances'] == []
+    with pytest.raises(InputError, match=f'{file}: it has no annotations .* format_only=True'):
+        CocoInstanceMetric(str(file), metric='segm')
     evaluator = CocoInstanceMetric(
         str(file), metric='segm', format_only=True, outfile_prefix=str(tmp_path / 'x')
     )
@@ -253,6 +257,15 @@ def test_annotations_of_unlisted_images_are_left_out(tmp_path):
     truth = CocoInstanceMetric(file, metric='segm')._coco_api
     assert [one['image_id'] for one in truth.anns.values()] == [1]
     assert len(build(file).get_data_info(0)['instances']) == 1
+
+
+def test_rle_where_the_size_of_the_image_is_not_given(tmp_path):
+    """Boxes can be compared; masks to train on need the size, and that is what is said."""
+    rle = dict(size=[32, 32], counts=[132, 16, 16, 16, 844])
+    file = write(tmp_path, [annotation(segmentation=rle)], images=[dict(id=1, file_name='a.png')])
+    assert len(CocoInstanceMetric(file, metric='bbox')._coco_api.anns) == 1
+    with pytest.raises(InputError, match="image 1 or one of its annotations lacks 'height'"):
+        build(file)
 
 
 def test_instances_are_no_crowd_unless_it_says_so(tmp_path):

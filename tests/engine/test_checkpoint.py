@@ -436,8 +436,8 @@ def at(path: Path, seconds: int) -> Path:
     ]
 )
 def test_latest_checkpoint(tmp_path, note, expected):
-    at(tmp_path / 'epoch_9.pth', 100)
-    at(tmp_path / 'epoch_10.pth', 200)
+    at(tmp_path / 'epoch_9.pth', 200)  # copied after the other
+    at(tmp_path / 'epoch_10.pth', 100)
     at(tmp_path / 'best_coco_segm_mAP_epoch_9.pth', 300)
     at(tmp_path / 'epoch_11.pth.unfinished', 300)
     if note is not None:
@@ -446,9 +446,10 @@ def test_latest_checkpoint(tmp_path, note, expected):
 
 
 def test_latest_checkpoint_of_iterations(tmp_path):
-    at(tmp_path / 'iter_2000.pth', 200)
-    at(tmp_path / 'iter_4000.pth', 100)
-    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2000.pth')
+    at(tmp_path / 'epoch_3.pth', 100)
+    at(tmp_path / 'iter_2000.pth', 300)
+    at(tmp_path / 'iter_4000.pth', 200)
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4000.pth')
 
 
 def test_latest_checkpoint_of_a_new_folder(tmp_path):

@@ -223,6 +223,40 @@ def test_a_wrong_setting_names_the_config(tiny_config, tmp_path, option, message
     assert text.startswith(f'{tiny_config}: ') or 'annotation' in text
 
 
+def test_the_mistake_of_a_users_part_is_found(tiny_config, tmp_path, monkeypatch):
+    """Not the library's line that raises, but the last one of the user's own code."""
+    (tmp_path / 'my_parts.py').write_text(
+        """
+import json
+from mmsolov2.datasets import CocoInstanceDataset
+from mmsolov2.registry import DATASETS
+
+@DATASETS.register_module(force=True)
+class MyDataset(CocoInstanceDataset):
+    def __init__(self, **settings):
+        json.loads('no JSON')
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    option = 'train_dataloader.dataset.type=mmsolov2.MyDataset'
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
+    importlib.import_module('my_parts')
+    with pytest.raises(
+        InputError, match=r"JSONDecodeError: .*json.loads\('no JSON'\), .*my_parts.py"
+    ):
+        build_loops(build_runner(read_config(args)), 'train')
+
+
+def test_other_runners_build_their_own_optimizer(tiny_config, tmp_path):
+    args = parse(
+        str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', 'runner_type=FlexibleRunner'
+    )
+    runner = build_runner(read_config(args))
+    build_loops(runner, 'train', 'val')
+    assert type(runner).__name__ == 'FlexibleRunner'
+    assert len(runner.train_loop.dataloader.dataset) == 8
+
+
 def test_training_without_masks_is_refused(tiny_config, tmp_path):
     option = 'train_dataloader.dataset.pipeline.2.with_mask=False'
     args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)

@@ -51,6 +51,14 @@ def test_boxes_alone_need_no_masks(tmp_path):
     assert figures['coco/bbox_mAP'] == 1
 
 
+@pytest.mark.parametrize('metric', ['bbox', 'proposal', 'proposal_fast'])
+def test_boxes_alone_need_no_areas(tmp_path, metric):
+    lacking = {name: v for name, v in annotation(1, None).items() if name != 'area'}
+    figures = evaluate(tmp_path, [lacking], metric=[metric])
+    name = dict(bbox='bbox_mAP', proposal='AR@100', proposal_fast='AR@100')[metric]
+    assert figures[f'coco/{name}'] == 1
+
+
 def test_an_id_of_zero_counts(tmp_path):
     assert evaluate(tmp_path, [annotation(0)])['coco/segm_mAP'] == 1
     assert np.isclose(
