@@ -80,15 +80,13 @@ def build_dataset(config: Config, split: str):
     if split != 'train':
         for part in plain_datasets(dataset):
             part.pipeline = next(plain_datasets(dataset_of(config, 'train'))).pipeline
-    with blamed_on(config.filename):
-        return DATASETS.build(dataset)
+    return DATASETS.build(dataset)
 
 
 def build_padding(config: Config) -> nn.Module:
     """The data preprocessor of a config, which pads but leaves colours as they are."""
     colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)
-    with blamed_on(config.filename):
-        return MODELS.build({**config.model.data_preprocessor, **colors})
+    return MODELS.build({**config.model.data_preprocessor, **colors})
 
 
 def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence[str]) -> Targets:
@@ -243,7 +241,8 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     """Write the pictures of a split's first images, and print a line for each."""
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
-    dataset, padding = build_dataset(config, args.split), build_padding(config)
+    with blamed_on(config.filename):
+        dataset, padding = build_dataset(config, args.split), build_padding(config)
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):

@@ -14,7 +14,6 @@ __all__ = [
     'coco_categories',
     'draw_overlay',
     'find_config',
-    'find_config',
     'find_images',
     'load_config',
     'load_detector',

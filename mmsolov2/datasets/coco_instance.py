@@ -113,6 +113,7 @@ class CheckedCOCO(COCO):
                 self._mend_segmentation(annotation, images[annotation['image_id']])
             self.dataset['annotations'] = listed
         super().createIndex()
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
 
     def _mend_segmentation(self, annotation: dict, image: dict) -> None:
         """Leave out of a segmentation what is no polygon."""

@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmsolov2.engine.config import add_cfg_options, blamed_on, open_config
+from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, open_config
 from mmsolov2.errors import InputError
 
 RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
@@ -112,10 +112,9 @@ def build_loops(runner: Runner, *names: str) -> None:
     Raises:
         InputError: if a part of them cannot be built, or the first is not in the config.
     """
+    dataset_of(runner.cfg, names[0])
     for name in names:
         with blamed_on(runner.cfg.filename):
-            loop = getattr(runner, f'{name}_loop')
-            if loop is None and name == names[0]:
-                raise InputError(f'{runner.cfg.filename}: this config has no {name}_dataloader')
+            getattr(runner, f'{name}_loop')
             if name == 'train' and isinstance(runner, Runner):  # others build it on their own
                 runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

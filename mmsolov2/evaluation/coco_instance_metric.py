@@ -107,20 +107,21 @@ class CocoInstanceMetric(CocoMetric):
                 )
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
+                self._coco_api.createIndex()
             self._mend_ground_truth()
             if backend == 'faster':
                 check_ids(ann_file, self._coco_api.dataset)
 
     def _mend_ground_truth(self) -> None:
         """Leave out annotations without a mask, and add missing boxes and areas."""
-        self._coco_api.dataset['annotations'] = [
-            with_box(annotation, self._coco_api)
-            for annotation in self._coco_api.dataset.get('annotations', [])
+        annotations = self._coco_api.dataset.get('annotations', [])
+        mended = [
+            with_box(annotation, self._coco_api) for annotation in annotations
             if has_mask(annotation) or ('segm' not in self.metrics and 'bbox' in annotation)
         ]
-        self._coco_api.createIndex()
-        self._coco_api.img_ann_map = self._coco_api.imgToAnns
-        self._coco_api.cat_img_map = self._coco_api.catToImgs
+        if mended != annotations:
+            self._coco_api.dataset['annotations'] = mended
+            self._coco_api.createIndex()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch, masks as RLE."""
