@@ -1,52 +1,17 @@
-"""COCO-format instance data, checked when it is read."""
+"""COCO-format instance data for training and testing."""
 
-import logging
-import math
 import os
-from collections.abc import Sequence
 
 import cv2
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.api_wrappers import COCO
-from mmengine.logging import print_log
-from pycocotools.mask import area, toBbox
+from mmdet.datasets.transforms import LoadAnnotations
+from mmengine.fileio import get_local_path
 
+from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO, paused_collector
 from mmsolov2.datasets.epoch_seed import EpochSeed
+from mmsolov2.datasets.pipeline import require_masks_kept, steps_of
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
-
-FARTHEST = 1e6  # pixels; no image is larger, and pycocotools takes memory by the pixel
-
-
-def is_polygon(part: object) -> bool:
-    """Whether a part of a segmentation is a list of x, y, x, y, … of at least three points."""
-    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
-        return False
-    try:
-        return math.isfinite(sum(part)) and -FARTHEST < min(part) <= max(part) < FARTHEST
-    except TypeError:
-        return False
-
-
-def has_mask(annotation: dict) -> bool:
-    """Whether an annotation of ``CheckedCOCO`` has RLE or a polygon."""
-    segmentation = annotation.get('segmentation')
-    if isinstance(segmentation, dict):
-        return bool(segmentation.get('counts'))
-    return bool(segmentation)
-
-
-def with_box(annotation: dict, coco: COCO) -> dict:
-    """An annotation of a COCO file with the ``bbox`` and ``area`` of its mask, if it lacks them.
-
-    Without a mask the area is that of the box.
-    """
-    if annotation.keys() >= {'bbox', 'area'}:
-        return annotation
-    if not has_mask(annotation):
-        return {'area': annotation['bbox'][2] * annotation['bbox'][3], **annotation}
-    rle = coco.annToRLE(annotation)
-    return {'bbox': toBbox(rle).tolist(), 'area': float(area(rle)), **annotation}
 
 
 def is_readable(path: str) -> bool:
@@ -57,146 +22,120 @@ def is_readable(path: str) -> bool:
         return False
 
 
-def check_categories(file: str, categories: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise InputError unless ``classes`` are categories of an annotation file, in its order.
-
-    mmdet numbers labels in the order of the file: classes in another order would swap names.
-    """
-    both = f'the file has {tuple(categories)}, the config has {classes!r}'
-    remedy = "set metainfo=dict(classes=(...)) of the datasets to the file's names, in its order"
-    if isinstance(classes, str):
-        raise InputError(f'{file}: classes must be a tuple of names, ({classes!r},): {both}')
-    missing = [name for name in classes if name not in categories]
-    if missing:
-        raise InputError(f'{file}: it has no category {missing}: {both}; {remedy}')
-    if [name for name in categories if name in classes] != list(classes):
-        raise InputError(f'{file}: the classes are in another order: {both}; {remedy}')
-
-
-class CheckedCOCO(COCO):
-    """mmdet's reader of COCO files; it says what is wrong with a file.
-
-    Annotations are numbered from 1, whatever their ids: COCO's code needs them different, and not
-    0. Those of unlisted images are left out, and so are parts that are no polygons. ``iscrowd`` is
-    0 where it is not given. A file of test images has no annotations. Messages call the file by
-    ``name``, for one that was fetched from elsewhere.
-
-    Raises:
-        InputError: if the file is missing, is no COCO file, has RLE of another size than the
-            image's, or lacks a category that is asked for.
-    """
-
-    def __init__(self, annotation_file: str, name: str | None = None) -> None:
-        self.file = name or annotation_file
-        try:
-            super().__init__(annotation_file)
-        except FileNotFoundError as error:
-            raise InputError(
-                f'{self.file}: there is no such annotation file; check data_root and ann_file'
-            ) from error
-        except InputError:
-            raise
-        except (ValueError, AssertionError, KeyError, TypeError) as error:
-            raise InputError(f'{self.file}: this is no COCO file of JSON ({error!r})') from error
-        lacking = {'images', 'categories'} - self.dataset.keys()
-        if lacking:
-            raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
-
-    def createIndex(self) -> None:
-        """Mend the annotations, then index them as COCO's code does."""
-        images = {image['id']: image for image in self.dataset.get('images', [])}
-        if 'annotations' in self.dataset:
-            listed = [one for one in self.dataset['annotations'] if one['image_id'] in images]
-            for number, annotation in enumerate(listed, 1):
-                annotation['id'] = number
-                annotation.setdefault('iscrowd', 0)
-                self._mend_segmentation(annotation, images[annotation['image_id']])
-            self.dataset['annotations'] = listed
-        super().createIndex()
-        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
-
-    def _mend_segmentation(self, annotation: dict, image: dict) -> None:
-        """Leave out of a segmentation what is no polygon."""
-        segmentation = annotation.get('segmentation', [])
-        if not isinstance(segmentation, dict):
-            parts = segmentation if isinstance(segmentation, list) else []
-            annotation['segmentation'] = [part for part in parts if is_polygon(part)]
-        elif segmentation.get('counts') and image.keys() >= {'height', 'width'}:
-            size = [image['height'], image['width']]
-            if segmentation.get('size') != size:
-                raise InputError(
-                    f'{self.file}: image {image["id"]} has height and width {size}, but an '
-                    f'annotation with RLE of size {segmentation.get("size")}: make them again'
-                )
-
-    def get_cat_ids(self, cat_names=(), sup_names=(), cat_ids=()) -> list[int]:
-        """Ids of the named categories, in the file's order."""
-        names = [category['name'] for category in self.dataset['categories']]
-        check_categories(self.file, names, cat_names)
-        return super().get_cat_ids(cat_names, sup_names, cat_ids)
-
-
 @DATASETS.register_module()
 class CocoInstanceDataset(CocoDataset):
-    """mmdet's CocoDataset, with clear errors instead of silent or late ones.
+    """mmdet's CocoDataset, of which nothing is lost in silence.
 
-    Annotations without a usable mask (no segmentation, or polygons of less than three points or
-    with impossible coordinates) are left out, and their number is logged. Those without ``bbox`` or
-    ``area`` get their mask's.
+    The file is read by ``CheckedCOCO``, as in evaluation. Labels are numbered by ``classes`` of
+    ``metainfo``, whatever the order of the file's categories. What is left out is logged in one
+    line with its reasons: annotations without a usable mask, crowd regions, those marked with
+    ``ignore``, of categories that are none of the classes, and of images that ``filter_cfg``
+    leaves out.
+
+    Args:
+        max_left_out: the share of annotations of the classes that may be left out of training
+            data. More, or not a single instance left, is an error; 1 lets all through.
 
     Raises:
-        InputError: if the annotation file is missing or no COCO file, if its categories do not
-            match the config's classes, or if no image is left; when an image is loaded, if it is
-            missing or unreadable.
+        InputError: if the annotation file cannot be used (see ``CheckedCOCO``), lacks a class, or
+            leaves no image or too few instances; if the pipeline would lose masks; when an image is
+            loaded, if it is missing or unreadable.
     """
 
     COCOAPI = CheckedCOCO
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, max_left_out: float = 0.5, **kwargs) -> None:
         self.epoch_seed = EpochSeed()
+        self.max_left_out = max_left_out
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read the annotation file: one dict an image."""
-        self._without_mask = 0
-        data_list = super().load_data_list()
-        if self._without_mask:
-            print_log(
-                f'{self.ann_file}: left out {self._without_mask} annotations without a usable '
-                'mask (no segmentation, or polygons of less than 3 points or with impossible '
-                'coordinates)',
-                logger='current',
-                level=logging.WARNING,
+        if 'img' not in self.data_prefix:
+            raise InputError(
+                f"{self.ann_file}: data_prefix must be dict(img='FOLDER OF THE IMAGES'), not "
+                f'{self.data_prefix}'
             )
-        return data_list
-
-    def parse_data_info(self, raw_data_info: dict) -> dict:
-        """One image's dict of its COCO entries, those without a mask left out."""
+        with get_local_path(self.ann_file, backend_args=self.backend_args) as path:
+            self.coco = self.COCOAPI(path, name=self.ann_file)
         if 'annotations' not in self.coco.dataset and not self.test_mode:
             raise InputError(
                 f"{self.ann_file}: this is no COCO file to train on, it lacks ['annotations']"
             )
+        self.cat_ids = self.coco.get_cat_ids(cat_names=self.metainfo['classes'])
+        self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
+        self.cat_img_map = self.coco.cat_img_map
+        self.left_out, self._total = self.coco.left_out, self.coco.total
+        self._check_pipeline()
+        self._of_other_classes = 0
+        with paused_collector():
+            data_list = [
+                self.parse_data_info(
+                    dict(
+                        raw_img_info={
+                            **image, 'img_id': image['id']
+                        },
+                        raw_ann_info=self.coco.imgToAnns.get(image['id'], []),
+                    )
+                ) for image in self.coco.dataset['images']
+            ]
+        del self.coco
+        return data_list
+
+    def _check_pipeline(self) -> None:
+        """Raise InputError if the pipeline would lose masks or their place."""
+        require_masks_kept(self.pipeline, self.ann_file)
+        loads_polygons = any(
+            isinstance(step, LoadAnnotations) and step.with_mask and not step.poly2mask
+            for step in steps_of(self.pipeline)
+        )
+        count = sum(
+            isinstance(annotation['segmentation'], dict) and not annotation['iscrowd']
+            for annotation in self.coco.dataset.get('annotations', [])
+        ) if loads_polygons else 0
+        if count:
+            raise InputError(
+                f'{self.ann_file}: {count} annotations are RLE, which LoadAnnotations leaves out '
+                'with poly2mask=False: take that out of the pipeline'
+            )
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """One image's dict of its COCO entries."""
         annotations = raw_data_info['raw_ann_info']
-        usable = [annotation for annotation in annotations if has_mask(annotation)]
-        self._without_mask += len(annotations) - len(usable)
+        chosen = [one for one in annotations if one['category_id'] in self.cat2label]
+        self._of_other_classes += len(annotations) - len(chosen)
         try:
-            usable = [with_box(annotation, self.coco) for annotation in usable]
-            return super().parse_data_info({**raw_data_info, 'raw_ann_info': usable})
+            return super().parse_data_info({**raw_data_info, 'raw_ann_info': chosen})
         except KeyError as error:
             raise InputError(
-                f'{self.ann_file}: image {raw_data_info["raw_img_info"]["img_id"]} or one of its '
-                f'annotations lacks {error}; images need id, file_name, height and width, '
-                'annotations image_id, category_id and segmentation'
+                f'{self.ann_file}: image {raw_data_info["raw_img_info"]["img_id"]} lacks {error}: '
+                f'{NEEDED_IN_IMAGES}'
             ) from error
 
     def filter_data(self) -> list[dict]:
-        """The images to use; at least one."""
+        """The images to use; at least one, and in training with enough of the instances."""
         data_list = super().filter_data()
         if not data_list:
             raise InputError(
                 f'{self.ann_file}: none of its {len(self.data_list)} images is left with '
                 f'filter_cfg={self.filter_cfg} and classes {self.metainfo["classes"]}'
             )
+        instances = count_instances(data_list)
+        filtered = count_instances(self.data_list) - instances
+        if self._of_other_classes:
+            self.left_out.counts['of categories that are no classes'] = self._of_other_classes
+        if filtered:
+            self.left_out.counts[f'of images left out by filter_cfg={self.filter_cfg}'] = filtered
+        total = self._total - self._of_other_classes
+        enough = instances and total - instances <= self.max_left_out * total
+        if not (enough or self.test_mode or self.max_left_out == 1):
+            reasons = f'; left out: {self.left_out}' if self.left_out.counts else ''
+            raise InputError(
+                f'{self.ann_file}: only {instances} of {total} annotations of the classes '
+                f'{self.metainfo["classes"]} would train{reasons}. Correct the file, or let it '
+                'through with max_left_out=1 of the dataset'
+            )
+        self.left_out.log(self.ann_file, self._total)
         return data_list
 
     def prepare_data(self, idx: int):
@@ -221,3 +160,8 @@ class CocoInstanceDataset(CocoDataset):
                 f'{path}: this image cannot be decoded; replace it or take it out of '
                 f'{self.ann_file}'
             ) from error
+
+
+def count_instances(data_list: list[dict]) -> int:
+    """How many instances images have, crowd regions not counted."""
+    return sum(not one['ignore_flag'] for image in data_list for one in image['instances'])

@@ -1,19 +1,29 @@
 """COCO figures of masks and boxes."""
 
-from collections.abc import Callable, Sequence
-from types import FunctionType
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOevalMP
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import get_local_path
+from mmengine.fileio import dump, get_local_path
+from mmengine.logging import print_log
 from pycocotools.cocoeval import COCOeval
+from terminaltables import AsciiTable
 from torch import Tensor
 
-from mmsolov2.datasets.coco_instance import CheckedCOCO, has_mask, with_box
+from mmsolov2.datasets.coco_file import CheckedCOCO, identity
 from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import encode_rle
 from mmsolov2.registry import METRICS
 
 BACKENDS = ('pycocotools', 'faster')
+STATS = (  # what COCOeval.stats are called here, whatever the numbers of proposals are
+    'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
+    'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
+)  # yapf: disable
+COCO_DETECTIONS = 100  # of an image, which COCO's mAP counts
 
 
 def find_evaluator(backend: str) -> type:
@@ -48,18 +58,47 @@ def check_ids(file: str, dataset: dict) -> None:
                 )
 
 
-def with_names(function: Callable, **names) -> Callable:
-    """A copy of a function which finds ``names`` where its own module has others.
+def checked_thresholds(iou_thrs: float | Sequence[float] | None) -> np.ndarray | None:
+    """IoU thresholds (t,), rounded so that 0.5 + 5 * 0.05 is 0.75; None as it is.
 
     Raises:
-        RuntimeError: if it looks up none of that name, as another release of its package may not.
+        InputError: if they are no numbers from 0 to 1.
     """
-    unused = names.keys() - set(function.__code__.co_names)
-    if unused:
-        raise RuntimeError(
-            f'{function.__qualname__} of this mmdet uses no {sorted(unused)}: install mmdet 3.3'
+    if iou_thrs is None:
+        return None
+    try:
+        thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=float)).round(10)
+    except (TypeError, ValueError):
+        thresholds = np.empty(0)
+    if thresholds.ndim != 1 or not thresholds.size or not ((0 <= thresholds) &
+                                                           (thresholds <= 1)).all():
+        raise InputError(
+            'CocoInstanceMetric: iou_thrs must be a number from 0 to 1 or a list of such, not '
+            f'{iou_thrs!r}'
         )
-    return FunctionType(function.__code__, function.__globals__ | names)
+    return thresholds
+
+
+def check_items(items: Iterable[str] | None) -> None:
+    """Raise InputError for figures that COCO's evaluation does not have."""
+    unknown = [item for item in items or () if item not in STATS]
+    if unknown:
+        raise InputError(
+            f'CocoInstanceMetric: metric_items has unknown figures {unknown}; there are '
+            f'{list(STATS)}'
+        )
+
+
+def check_proposal_nums(numbers: Sequence[int]) -> None:
+    """Raise InputError unless they are three ascending numbers, as COCO's summary needs."""
+    if (
+        len(numbers) != 3 or not all(type(number) is int and number > 0 for number in numbers)
+        or sorted(numbers) != list(numbers)
+    ):
+        raise InputError(
+            'CocoInstanceMetric: proposal_nums must be three ascending numbers of instances, as '
+            f'(100, 300, 1000), not {numbers!r}'
+        )
 
 
 def with_rle(sample: dict) -> dict:
@@ -70,77 +109,224 @@ def with_rle(sample: dict) -> dict:
     return {**sample, 'pred_instances': {**found, 'masks': encode_rle(found['masks'])}}
 
 
+def mean_above(values: np.ndarray) -> float:
+    """The mean of COCO's figures, of which -1 stands for none; NaN if there are none."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else float('nan')
+
+
 @METRICS.register_module()
 class CocoInstanceMetric(CocoMetric):
     """mmdet's CocoMetric, faster, and on ground truth that COCO's own code trips over.
 
     With ``backend='faster'`` the package faster-coco-eval matches and counts, in C++; the figures
     are those of pycocotools. Predictions go through JSON files only if ``outfile_prefix`` asks for
-    them.
+    them. ``iou_thrs`` may be a number, a list or an array. mAP counts 100 instances an image, or,
+    if ``proposal_nums`` lacks 100, its last number. Without a single prediction figures are 0.
 
-    The file is read as in training (``CheckedCOCO``): annotations without a usable mask are left
-    out where masks are evaluated, those without ``bbox`` or ``area`` get the mask's, and all are
-    numbered from 1, as COCOeval reads the id 0 as "no match".
+    The file is read as in training (``CheckedCOCO``), and what is left out is logged alike; the
+    figures count annotations marked with ``ignore``, as those of pycocotools do. Labels go by the
+    names of the classes, whatever the order of the file's categories.
 
     Raises:
-        InputError: if the annotation file cannot be used, or the backend is unknown, not installed
-            or combined with ``use_mp_eval``.
+        InputError: if the annotation file cannot be used, or lacks an image that was predicted; if
+            the backend is unknown, not installed or combined with ``use_mp_eval``; if iou_thrs,
+            metric_items or proposal_nums are none.
     """
 
     def __init__(
-        self, ann_file: str | None = None, *args, backend: str = 'pycocotools', **kwargs
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
+        *args,
+        backend: str = 'pycocotools',
+        **kwargs,
     ) -> None:
         self.evaluator = find_evaluator(backend)
-        super().__init__(None, *args, **kwargs)
-        if self.use_mp_eval and backend != 'pycocotools':
-            raise InputError(
-                f'CocoInstanceMetric: use_mp_eval=True does not go with backend={backend!r}; '
-                'leave one of them out'
-            )
-        if ann_file is not None:
-            with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_api = CheckedCOCO(path, name=ann_file)
-            if 'annotations' not in self._coco_api.dataset and not self.format_only:
+        metric = metric if isinstance(metric, str) else list(metric)
+        super().__init__(None, metric, *args, **kwargs)
+        thresholds = checked_thresholds(self.iou_thrs)
+        self.iou_thrs = self.iou_thrs if thresholds is None else thresholds
+        if isinstance(self.metric_items, str):
+            self.metric_items = [self.metric_items]
+        check_items(self.metric_items)
+        check_proposal_nums(self.proposal_nums)
+        if self.use_mp_eval:
+            if backend != 'pycocotools':
                 raise InputError(
-                    f'{ann_file}: it has no annotations to compare with; a test set needs '
-                    "format_only=True and outfile_prefix='...' of the evaluator"
+                    f'CocoInstanceMetric: use_mp_eval=True does not go with backend={backend!r}; '
+                    'leave one of them out'
                 )
-            if kwargs.get('sort_categories'):
-                self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
-                self._coco_api.createIndex()
-            self._mend_ground_truth()
+            self.evaluator = COCOevalMP
+        self.ann_file = ann_file
+        if ann_file is not None:
+            self._read(ann_file)
             if backend == 'faster':
                 check_ids(ann_file, self._coco_api.dataset)
 
-    def _mend_ground_truth(self) -> None:
-        """Leave out annotations without a mask, and add missing boxes and areas."""
-        annotations = self._coco_api.dataset.get('annotations', [])
-        mended = [
-            with_box(annotation, self._coco_api) for annotation in annotations
-            if has_mask(annotation) or ('segm' not in self.metrics and 'bbox' in annotation)
-        ]
-        if mended != annotations:
-            self._coco_api.dataset['annotations'] = mended
-            self._coco_api.createIndex()
+    def _read(self, ann_file: str) -> None:
+        """Read the ground truth."""
+        with get_local_path(ann_file, backend_args=self.backend_args) as path:
+            truth = CheckedCOCO(path, name=ann_file, boxes_alone='segm' not in self.metrics)
+        if 'annotations' not in truth.dataset and not self.format_only:
+            raise InputError(
+                f'{ann_file}: it has no annotations to compare with; a test set needs '
+                "format_only=True and outfile_prefix='...' of the evaluator"
+            )
+        truth.left_out.log(ann_file, truth.total)
+        self._coco_api = truth
+        self._images = {identity(image['id']): image for image in truth.dataset['images']}
+
+    # Predictions
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions of a batch, masks as RLE."""
-        super().process(data_batch, [with_rle(sample) for sample in data_samples])
+        """Keep the predictions of a batch, masks as RLE.
+
+        Raises:
+            InputError: if the annotation file lacks an image.
+        """
+        samples = [with_rle(sample) for sample in data_samples]
+        if self.ann_file is not None:
+            samples = [{**sample, 'img_id': self.image_of(sample)['id']} for sample in samples]
+        super().process(data_batch, samples)
+
+    def image_of(self, sample: dict) -> dict:
+        """The annotation file's entry of a sample with ``img_id``, and perhaps ``img_path``.
+
+        Raises:
+            InputError: if there is none, or it has another file name.
+        """
+        image = self._images.get(identity(sample['img_id']))
+        path = sample.get('img_path')
+        if image is None:
+            what = f'has no image {sample["img_id"]!r}' + (f', {path}' if path else '')
+        elif path and image.get('file_name') and stem(path) != stem(image['file_name']):
+            what = f'has the image {image["id"]!r} as {image["file_name"]}, which is not {path}'
+        else:
+            return image
+        raise InputError(
+            f'{self.ann_file}: the evaluator\'s file {what}: set ann_file of the evaluator to '
+            'that of the data set which is evaluated'
+        )
+
+    # Figures
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Figures of all images; mmdet's method, which names COCOeval and the files' reader."""
-        names = dict(COCOeval=self.evaluator)
-        if self.outfile_prefix is None:
-            names['load'] = lambda predictions: predictions
-        return with_names(CocoMetric.compute_metrics, **names)(self, results)
+        """Figures of all images: of pairs of ground truth and predictions, as ``process`` made."""
+        truths, predictions = zip(*results, strict=True)
+        if self._coco_api is None:
+            self._coco_api = self._truth_of_samples(truths)
+        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        self.img_ids = self._coco_api.get_img_ids()
+        entries = self._entries(predictions)
+        figures = {}
+        for metric in () if self.format_only else self.metrics:
+            print_log(f'Evaluating {metric}...', logger='current')
+            if metric == 'proposal_fast':
+                recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs)
+                names = [f'AR@{number}' for number in self.proposal_nums]
+                figures.update(zip(names, recalls, strict=True))
+                continue
+            kind = 'bbox' if metric == 'proposal' else metric
+            if kind not in entries:
+                raise InputError(
+                    f'CocoInstanceMetric: metric={self.metrics} needs masks, and the model '
+                    'predicts none'
+                )
+            counted = self._counted(kind, entries[kind], classes=metric != 'proposal')
+            figures.update(self._figures(metric, counted))
+        return figures
 
-    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
-        """Predictions as lists of COCO dicts by metric, or as files where they are asked for."""
+    def _truth_of_samples(self, truths: Sequence[dict]) -> COCO:
+        """The instances that samples brought, as mmdet writes them."""
+        with tempfile.TemporaryDirectory() as folder:
+            return COCO(self.gt_to_coco_json(truths, os.path.join(folder, 'truth')))
+
+    def _entries(self, predictions: Sequence[dict]) -> dict[str, list[dict]]:
+        """COCO results of boxes, ``bbox``, and of masks if there are any, ``segm``.
+
+        They are written to files where ``outfile_prefix`` asks for it.
+        """
+        entries = dict(bbox=[], segm=[]) if 'masks' in predictions[0] else dict(bbox=[])
+        for found in predictions:
+            for index, label in enumerate(found['labels'].tolist()):
+                entry = dict(
+                    image_id=found['img_id'],
+                    bbox=self.xyxy2xywh(found['bboxes'][index]),
+                    score=float(found['scores'][index]),
+                    category_id=self.cat_ids[label],
+                )
+                entries['bbox'].append(entry)
+                if 'segm' in entries:
+                    score = float(found.get('mask_scores', found['scores'])[index])
+                    mask = found['masks'][index]
+                    if isinstance(mask['counts'], bytes):
+                        mask = {**mask, 'counts': mask['counts'].decode()}
+                    entries['segm'].append({**entry, 'score': score, 'segmentation': mask})
         if self.outfile_prefix is not None:
-            return super().results2json(results, outfile_prefix)
-        kept = {}
-        keep = with_names(
-            CocoMetric.results2json, dump=lambda entries, file: kept.update({file: entries})
-        )
-        files = keep(self, results, outfile_prefix)
-        return {metric: kept[file] for metric, file in files.items()}
+            for kind, results in entries.items():
+                dump(results, f'{self.outfile_prefix}.{kind}.json')
+            print_log(f'Results are in {self.outfile_prefix}.*.json', logger='current')
+        return entries
+
+    def _counted(self, kind: str, entries: list[dict], *, classes: bool) -> COCOeval:
+        """COCO's evaluation of results, or without ``classes`` of where they are alone."""
+        if kind == 'segm':  # with a box COCO takes its area for the mask's
+            entries = [{key: one[key] for key in one if key != 'bbox'} for one in entries]
+        counting = self.evaluator(self._coco_api, self._as_results(entries), kind)
+        counting.params.catIds = self.cat_ids
+        counting.params.imgIds = self.img_ids
+        counting.params.maxDets = list(self.proposal_nums)
+        counting.params.iouThrs = self.iou_thrs
+        counting.params.useCats = int(classes)
+        counting.evaluate()
+        counting.accumulate()
+        counting.summarize()
+        return counting
+
+    def _as_results(self, entries: list[dict]) -> COCO:
+        """COCO results ready to be compared; loadRes of COCO's code needs at least one."""
+        if entries:
+            return self._coco_api.loadRes(entries)
+        nothing = COCO()
+        nothing.dataset = {**self._coco_api.dataset, 'annotations': []}
+        nothing.createIndex()
+        return nothing
+
+    def _figures(self, metric: str, counted: COCOeval) -> dict[str, float]:
+        """The figures of a metric, under mmdet's names."""
+        stats = dict(zip(STATS, map(float, counted.stats), strict=True))
+        precision = counted.eval['precision']  # (IoU, recall, class, area, detections)
+        if COCO_DETECTIONS not in self.proposal_nums:
+            mean = mean_above(precision[:, :, :, 0, -1])
+            stats['mAP'] = -1. if np.isnan(mean) else mean
+        if metric == 'proposal':
+            return {name: round(stats[name], 3) for name in self.metric_items or STATS[6:]}
+        figures = self._class_figures(precision) if self.classwise else {}
+        names = self.metric_items or STATS[:6]
+        figures.update({f'{metric}_{name}': round(stats[name], 3) for name in names})
+        copied = ' '.join(f'{stats[name]:.3f}' for name in STATS[:6])
+        print_log(f'{metric}_mAP_copypaste: {copied}', logger='current')
+        return figures
+
+    def _class_figures(self, precision: np.ndarray) -> dict[str, float]:
+        """mAP of each class, as ``NAME_precision``; the others are logged in a table."""
+        table = [['category', *STATS[:6]]]
+        figures = {}
+        for index, name in enumerate(self.dataset_meta['classes']):
+            every = precision[:, :, index, :, -1]  # (IoU, recall, area)
+            values = [
+                every[..., 0],
+                *(every[np.isclose(self.iou_thrs, threshold), :, 0] for threshold in (0.5, 0.75)),
+                *(every[..., area] for area in (1, 2, 3)),
+            ]
+            means = [round(mean_above(value), 3) for value in values]
+            figures[f'{name}_precision'] = means[0]
+            table.append([name, *map(str, means)])
+        print_log('\n' + AsciiTable(table).table, logger='current')
+        return figures
+
+
+def stem(path: str) -> str:
+    """The name of a file without folders, whichever way they are written, and extension."""
+    return os.path.splitext(path.replace('\\', '/').rsplit('/', maxsplit=1)[-1])[0]

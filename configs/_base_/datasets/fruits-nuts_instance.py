@@ -2,7 +2,7 @@
 _base_ = './coco_instance.py'
 data_root = 'data/fruits_nuts/'
 metainfo = dict(
-    classes=('date', 'fig', 'hazelnut'),  # as in the annotation files, in their order
+    classes=('date', 'fig', 'hazelnut'),  # as in the annotation files
     palette=[(150, 75, 30), (120, 60, 160), (210, 160, 60)],
 )
 train_pipeline = [

@@ -1,0 +1,515 @@
+"""COCO annotation files, checked when they are read: what is odd is mended, left out or named."""
+
+import gc
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from mmdet.datasets.api_wrappers import COCO
+from mmengine.logging import print_log
+from pycocotools import mask as coco_mask
+
+from mmsolov2.datasets.segmentation import (
+    FARTHEST,
+    ShapeError,
+    each_runs,
+    has_third_numbers,
+    kind_of,
+    read_segmentation,
+    shape_of,
+    without_empty_runs,
+)
+from mmsolov2.errors import InputError
+
+MOST_PIXELS = 2**32  # of an image: COCO's code counts them in 32 bits
+NUMBERS = frozenset((int, float))
+AGREEING_IOU = 0.5  # from which on a box is the mask's, drawn by somebody else
+AREA_RATIO = 32  # how many times an area a mask may have
+NEEDED_IN_IMAGES = 'images need id, file_name, height and width'
+PACKED = {b'PK\x03\x04': 'a zip file', b'\x1f\x8b': 'a gzip file', b'\x89PNG': 'an image'}
+SHOWN = 200  # characters of a foreign message
+UNLISTED = 'of images that the file does not list'
+NO_MASK = 'without a segmentation'
+OTHER_SHAPE = 'whose segmentation is neither polygons nor RLE'
+DOUBTS = 'fractions of the image or three numbers a point'
+NO_PIXELS = 'without a pixel in their image'
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+
+class Entry(NamedTuple):
+    """An annotation and where it is in its file, its image, and what its polygons span."""
+
+    annotation: dict
+    index: int
+    image: dict
+    extent: Box | None = None
+
+    @property
+    def name(self) -> str:
+        """What a message calls it: its place in the file, and its id there."""
+        own = f' (id {self.annotation["id"]})' if 'id' in self.annotation else ''
+        return f'annotations[{self.index}]{own}'
+
+
+class LeftOut:
+    """Annotations that do not count as instances: how many for each reason, and the first one."""
+
+    def __init__(self) -> None:
+        self.counts = Counter()
+        self.first = {}
+
+    def add(self, reason: str, entry: Entry, detail: str = '') -> None:
+        """Count an annotation."""
+        if reason not in self.counts:
+            self.first[reason] = f'{entry.name}: {detail}' if detail else entry.name
+        self.counts[reason] += 1
+
+    def __str__(self) -> str:
+        return ', '.join(
+            f'{count} {reason}' + (f', first {self.first[reason]}' if reason in self.first else '')
+            for reason, count in self.counts.most_common()
+        )
+
+    def log(self, file: str, total: int) -> None:
+        """Say in one line what of a file's annotations is left out; nothing if all count."""
+        if self.counts:
+            count = self.counts.total()
+            text = f'{file}: left out {count} annotations of {total}: {self}'
+            print_log(text, logger='current', level=logging.WARNING)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Hold Python's garbage collector: it walks all that was read again and again, for nothing.
+
+    A third of the time to read a large file (``tools/benchmark.py reading``).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def read_json(path: str, name: str) -> dict:
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32; messages call it ``name``.
+
+    Raises:
+        InputError: if it is missing, no JSON, or something else than one object.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(
+            f'{name}: there is no such annotation file; check data_root and ann_file'
+        ) from error
+    except OSError as error:
+        raise InputError(f'{name}: it cannot be read: {error.strerror}') from error
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        kind = next((kind for start, kind in PACKED.items() if data.startswith(start)), None)
+        reason = f'it is {kind}: unpack it' if kind else _clipped(error)
+        raise InputError(f'{name}: this is no COCO file of JSON: {reason}') from error
+    if not isinstance(content, dict):
+        raise InputError(f'{name}: this is no COCO file of JSON: it holds {kind_of(content)}')
+    return content
+
+
+def _clipped(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= SHOWN else f'{text[:SHOWN]} …'
+
+
+def _title(entry: dict) -> object:
+    """What names an image or a category for a person."""
+    return entry.get('file_name') or entry.get('name')
+
+
+def _some(ids: Iterable) -> str:
+    """A few ids."""
+    shown = list(map(repr, ids))
+    return ', '.join(shown[:10]) + (f' and {len(shown) - 10} more' if len(shown) > 10 else '')
+
+
+def identity(value: object) -> int | str | None:
+    """An id as it is compared: whole numbers and their texts are one. None if it is no id."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and value:
+        return int(value) if re.fullmatch(r'-?(0|[1-9]\d{0,18})', value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def extent_of(polygons: Sequence[list]) -> Box | None:
+    """The box around polygons (x, y, x, y, …); None if one of them is none."""
+    left = top = math.inf
+    right = bottom = -math.inf
+    try:
+        for part in polygons:
+            if type(part) is not list or len(part) < 6 or len(part) % 2:
+                return None
+            if not math.isfinite(sum(part)):
+                return None
+            x, y = part[::2], part[1::2]
+            left, right = min(left, min(x)), max(right, max(x))
+            top, bottom = min(top, min(y)), max(bottom, max(y))
+    except (TypeError, OverflowError):
+        return None
+    inside = -FARTHEST < min(left, top) and max(right, bottom) < FARTHEST
+    return (left, top, right, bottom) if inside else None
+
+
+def box_agrees(bbox: Sequence[float], extent: Box, image: dict) -> bool:
+    """Whether a box (x, y, width, height) can be that of a mask's extent, inside the image."""
+    x, y, width, height = bbox
+    if not (width >= 1 and height >= 1):  # nor NaN
+        return False
+    left, top, right, bottom = extent
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, image['width']), min(bottom, image['height'])
+    x2, y2 = min(x + width, image['width']), min(y + height, image['height'])
+    x, y = max(x, 0), max(y, 0)
+    across, down = min(x2, right) - max(x, left), min(y2, bottom) - max(y, top)
+    if not (across > 0 and down > 0):
+        return False
+    union = (right - left) * (bottom - top) + (x2 - x) * (y2 - y) - across * down
+    return across * down >= AGREEING_IOU * union
+
+
+def area_agrees(area: float, pixels: float, image: dict) -> bool:
+    """Whether an area can be that of a mask of at most so many pixels."""
+    return pixels / AREA_RATIO <= area <= image['width'] * image['height'] and area > 0
+
+
+class CheckedCOCO(COCO):
+    """mmdet's reader of COCO files, which mends what is odd and says what is wrong.
+
+    ``dataset['annotations']`` are those that have a mask, or with ``boxes_alone`` a box: each has
+    polygons or RLE that adds up, and ``bbox``, ``area`` and ``iscrowd``. A box or an area that is
+    missing or contradicts the mask is the mask's. Ids that differ only in type are one id;
+    annotations are numbered from 1, whatever their ids: COCO's code needs them different, and not
+    0. What is left out, and what counts as no instance, is in ``left_out``. A file of test images
+    has no annotations. Messages call the file by ``name``, for one that was fetched from elsewhere.
+
+    Raises:
+        InputError: if the file is missing or no COCO file; a value is of a wrong type; images or
+            categories share an id or a name; an annotation's category is not listed; RLE does not
+            add up to the image, or is of another size; or a category that is asked for is missing.
+    """
+
+    def __init__(
+        self, annotation_file: str, name: str | None = None, *, boxes_alone: bool = False
+    ) -> None:
+        super().__init__()
+        self.file = name or annotation_file
+        self.boxes_alone = boxes_alone
+        self.left_out = LeftOut()
+        with paused_collector():
+            self.dataset = read_json(annotation_file, self.file)
+        lacking = {'images', 'categories'} - self.dataset.keys()
+        if lacking:
+            raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
+        with paused_collector():
+            images, categories = self._checked_images(), self._checked_categories()
+            self.total = self._mend_annotations(images, categories)
+            self.createIndex()
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
+
+    def _mend_annotations(self, images: dict, categories: dict) -> int:
+        """Keep the usable annotations, mended; how many there were."""
+        if self.dataset.get('annotations') is None:
+            self.dataset.pop('annotations', None)
+            return 0
+        annotations = self._entries('annotations')
+        entries = list(self._listed(annotations, images, categories))
+        self._check_runs(entries)
+        usable = [entry for entry in entries if self._is_usable(entry)]
+        for number, entry in enumerate(usable, 1):
+            if entry.annotation['iscrowd']:
+                self.left_out.add('crowd regions (iscrowd=1)', entry)
+            elif entry.annotation.get('ignore'):
+                self.left_out.add('marked with ignore', entry)
+            entry.annotation['id'] = number
+        self.dataset['annotations'] = [entry.annotation for entry in usable]
+        return len(annotations)
+
+    def get_cat_ids(self, cat_names=(), sup_names=(), cat_ids=()) -> list:
+        """Ids of the named categories, in the order of the names."""
+        ids = {category['name']: category['id'] for category in self.dataset['categories']}
+        check_categories(self.file, tuple(ids), cat_names)
+        return [ids[name] for name in cat_names]
+
+    # Entries and their values
+
+    def _entries(self, key: str) -> list[dict]:
+        """The objects of a list of the file."""
+        entries = self.dataset[key]
+        if not isinstance(entries, list):
+            raise InputError(
+                f'{self.file}: this is no COCO file: {key} is {kind_of(entries)}, not a list'
+            )
+        for index, entry in enumerate(entries):
+            if type(entry) is not dict:
+                raise InputError(
+                    f'{self.file}: {key}[{index}] is {kind_of(entry)}, not an object with an id'
+                )
+        return entries
+
+    def _fault(self, entry: dict, name: str, key: str, needed: str) -> InputError:
+        """The error of a value that is missing or of a wrong kind."""
+        if entry.get(key) is None:
+            return InputError(f'{self.file}: {name} lacks {key!r}, {needed}')
+        shown = _clipped(ValueError(json.dumps(entry[key])))
+        return InputError(f'{self.file}: {name} has {key} {shown}, not {needed}: correct the file')
+
+    def _identity(self, entry: dict, name: str, key: str) -> int | str:
+        """The id that an entry has under a key, as it is compared."""
+        found = identity(entry.get(key))
+        if found is None:
+            raise self._fault(entry, name, key, 'an id, a whole number or a text')
+        return found
+
+    def _by_id(self, key: str) -> dict[int | str, dict]:
+        """The images or categories by their ids."""
+        found = {}
+        for index, entry in enumerate(self._entries(key)):
+            number = self._identity(entry, f'{key}[{index}]', 'id')
+            if number in found:
+                raise InputError(
+                    f'{self.file}: {key}[{index}] has the id {entry["id"]!r} of another one '
+                    f'({_title(found[number])} and {_title(entry)}){self._first_of(key, number)}: '
+                    'give each its own, and correct the annotations'
+                )
+            found[number] = entry
+        return found
+
+    def _first_of(self, key: str, number: int | str) -> str:
+        """Which annotation is the first with the id of an image or a category."""
+        name = dict(images='image_id', categories='category_id')[key]
+        for index, annotation in enumerate(self.dataset.get('annotations') or []):
+            if isinstance(annotation, dict) and identity(annotation.get(name)) == number:
+                return f', {Entry(annotation, index, {}).name} first'
+        return ''
+
+    def _checked_images(self) -> dict[int | str, dict]:
+        """The images by their ids; what is null is missing."""
+        images = self._by_id('images')
+        for image in images.values():
+            name = f'image {image["id"]}'
+            if image.get('file_name') is None:
+                image.pop('file_name', None)
+            elif not isinstance(image['file_name'], str) or not image['file_name'].strip('\0 '):
+                raise self._fault(image, name, 'file_name', 'the path of a file')
+            for key in ('height', 'width'):
+                side = image.get(key)
+                if side is None:
+                    image.pop(key, None)
+                    if not self.boxes_alone:
+                        raise self._fault(image, name, key, NEEDED_IN_IMAGES)
+                elif type(side) in NUMBERS and 1 <= side < FARTHEST and side == int(side):
+                    image[key] = int(side)
+                else:
+                    raise self._fault(image, name, key, 'a number of pixels')
+            if image.get('height', 0) * image.get('width', 0) >= MOST_PIXELS:
+                raise self._fault(
+                    image, name, 'height', 'that of an image of less than 2**32 pixels'
+                )
+        return images
+
+    def _checked_categories(self) -> dict[int | str, dict]:
+        """The categories by their ids."""
+        categories = self._by_id('categories')
+        names = {}
+        for category in categories.values():
+            name = category.get('name')
+            if not isinstance(name, str):
+                raise self._fault(category, f'category {category["id"]}', 'name', 'a text')
+            if name in names:
+                raise InputError(
+                    f'{self.file}: two categories have the name {name!r}, with the ids '
+                    f'{names[name]} and {category["id"]}: give each its own, or make them one'
+                )
+            names[name] = category['id']
+        return categories
+
+    # Annotations
+
+    def _listed(self, annotations: list, images: dict, categories: dict) -> Iterator[Entry]:
+        """The annotations of listed images that have a segmentation, or a box if that is enough."""
+        for index, annotation in enumerate(annotations):
+            category = categories.get(identity(annotation.get('category_id')))
+            image = images.get(identity(annotation.get('image_id')))
+            entry = Entry(annotation, index, image)
+            self._check_types(entry)
+            if category is None:
+                raise InputError(
+                    f'{self.file}: {entry.name} has the category_id '
+                    f'{annotation["category_id"]!r}, which no category has: the ids are '
+                    f'{_some(categories)}'
+                )
+            if image is None:
+                self.left_out.add(UNLISTED, entry)
+                continue
+            annotation['category_id'], annotation['image_id'] = category['id'], image['id']
+            extent = self._read_mask(entry)
+            if annotation['segmentation'] or self.boxes_alone and 'bbox' in annotation:
+                yield entry._replace(extent=extent) if extent else entry
+
+    def _check_types(self, entry: Entry) -> None:
+        """Check ids, bbox, area and iscrowd; what is null is missing."""
+        annotation = entry.annotation
+        for key in ('image_id', 'category_id'):
+            if type(annotation.get(key)) is not int:
+                self._identity(annotation, entry.name, key)
+        bbox, area = annotation.get('bbox'), annotation.get('area')
+        if bbox is None:
+            annotation.pop('bbox', None)
+        elif type(bbox) is not list or len(bbox) != 4 or not NUMBERS.issuperset(map(type, bbox)):
+            raise self._fault(annotation, entry.name, 'bbox', 'four numbers: x, y, width, height')
+        if area is None:
+            annotation.pop('area', None)
+        elif type(area) not in NUMBERS:
+            raise self._fault(annotation, entry.name, 'area', 'a number of pixels')
+        iscrowd = annotation.get('iscrowd')
+        if iscrowd not in (None, 0, 1):
+            raise self._fault(annotation, entry.name, 'iscrowd', '0 or 1')
+        annotation['iscrowd'] = int(iscrowd or 0)
+
+    def _read_mask(self, entry: Entry) -> Box | None:
+        """Bring a segmentation into COCO's shape, empty if it is none; what its polygons span."""
+        annotation, image = entry.annotation, entry.image
+        value, reason, detail = annotation.get('segmentation'), NO_MASK, ''
+        extent = extent_of(value) if type(value) is list and value else None
+        if extent is None:
+            try:
+                value = read_segmentation(value)
+            except ShapeError as error:
+                value, reason, detail = [], OTHER_SHAPE, f'{error}'
+            extent = extent_of(value) if isinstance(value, list) and value else None
+        if extent is not None and is_doubtful(value, extent):
+            bbox = annotation.get('bbox')
+            if bbox is None or 'height' not in image or not box_agrees(bbox, extent, image):
+                detail = f'{shape_of(value)}, {DOUBTS}'
+                value, extent, reason = [], None, OTHER_SHAPE
+        annotation['segmentation'] = value
+        if not value and not (self.boxes_alone and 'bbox' in annotation):
+            self.left_out.add(reason, entry, detail)
+        return extent
+
+    def _check_runs(self, entries: Sequence[Entry]) -> None:
+        """Raise InputError for RLE that does not add up: COCO's code trusts it with its memory."""
+        packed = []
+        for entry in entries:
+            rle = entry.annotation['segmentation']
+            if isinstance(rle, dict):
+                self._check_size(entry, rle)
+                if isinstance(rle['counts'], str) and rle['counts'].isascii():
+                    packed.append(entry)
+                else:
+                    self._check_sum(entry, rle['counts'])
+        texts = [entry.annotation['segmentation']['counts'].encode() for entry in packed]
+        for entry, runs in zip(packed, each_runs(texts), strict=True):
+            self._check_sum(entry, runs.tolist())
+
+    def _check_size(self, entry: Entry, rle: dict) -> None:
+        """Raise InputError unless RLE is of the size of its image; it may leave it out."""
+        image, size = entry.image, rle.get('size')
+        own = [image.get('height'), image.get('width')]
+        if None in own:  # boxes alone need none
+            known = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+            own = size if known and min(size) > 0 and math.prod(size) < MOST_PIXELS else own
+        if size is not None and size != own or None in own:
+            raise InputError(
+                f'{self.file}: image {image["id"]} has height and width {own}, but an annotation '
+                f'with RLE of size {size} ({entry.name}): make them again'
+            )
+        rle['size'] = own
+
+    def _check_sum(self, entry: Entry, runs: object) -> None:
+        """Raise InputError unless the runs of RLE are those of its size."""
+        rle = entry.annotation['segmentation']
+        if not isinstance(runs, list) or {*map(type, runs)} != {int} or min(runs) < 0:
+            what = 'runs that are no numbers of pixels'
+        elif sum(runs) != math.prod(rle['size']):
+            what = f'runs of {sum(runs)} pixels for {rle["size"][0]} x {rle["size"][1]}'
+        else:
+            if 0 in runs[1:]:
+                rle['counts'] = without_empty_runs(runs)
+            return
+        raise InputError(
+            f'{self.file}: {entry.name}, image {entry.image["id"]}, has RLE with {what}: make it '
+            'again from the mask'
+        )
+
+    def _is_usable(self, entry: Entry) -> bool:
+        """Whether an annotation has pixels; its box and area are then those of its mask."""
+        annotation, image = entry.annotation, entry.image
+        bbox, area = annotation.get('bbox'), annotation.get('area')
+        if not annotation['segmentation'] or 'height' not in image or 'width' not in image:
+            return self._has_box(entry)
+        given = bbox is not None and area is not None
+        if given and entry.extent is not None and box_agrees(bbox, entry.extent, image):
+            left, top, right, bottom = entry.extent
+            if area_agrees(area, (right - left) * (bottom - top), image):
+                return True
+        rle = self._rle(annotation['segmentation'], image)
+        pixels = float(coco_mask.area(rle))
+        if not pixels:
+            self.left_out.add(NO_PIXELS, entry)
+            return False
+        x, y, width, height = coco_mask.toBbox(rle).tolist()
+        if bbox is None or not box_agrees(bbox, (x, y, x + width, y + height), image):
+            annotation['bbox'] = [x, y, width, height]
+        if area is None or not area_agrees(area, pixels, image):
+            annotation['area'] = pixels
+        return True
+
+    @staticmethod
+    def _rle(segmentation: list | dict, image: dict) -> dict:
+        """COCO's compressed RLE of a segmentation."""
+        if isinstance(segmentation, dict) and isinstance(segmentation['counts'], str):
+            return segmentation
+        rle = coco_mask.frPyObjects(segmentation, image['height'], image['width'])
+        return rle if isinstance(rle, dict) else coco_mask.merge(rle)
+
+    def _has_box(self, entry: Entry) -> bool:
+        """Whether the box of an annotation of which the mask is not looked at is one."""
+        annotation = entry.annotation
+        bbox = annotation.get('bbox')
+        if bbox is None:
+            raise self._fault(entry.image, f'image {entry.image["id"]}', 'height', NEEDED_IN_IMAGES)
+        if not (all(-FARTHEST < side < FARTHEST for side in bbox) and min(bbox[2:]) > 0):
+            self.left_out.add('without a mask and a box', entry)
+            return False
+        annotation.setdefault('area', bbox[2] * bbox[3])
+        return True
+
+
+def is_doubtful(polygons: Sequence[Sequence[float]], extent: Box) -> bool:
+    """Whether polygons may be fractions of the image, or x, y and a visibility for each point."""
+    if max(extent) <= 1:
+        return any(number % 1 for part in polygons for number in part)
+    return any(map(has_third_numbers, polygons))
+
+
+def check_categories(file: str, categories: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise InputError unless ``classes`` are different categories of an annotation file."""
+    both = f'the file has {tuple(categories)}, the config has {classes!r}'
+    remedy = "set metainfo=dict(classes=(...)) of the datasets to the file's names"
+    if isinstance(classes, str):
+        raise InputError(f'{file}: classes must be a tuple of names, ({classes!r},): {both}')
+    missing = [name for name in classes if name not in categories]
+    if missing:
+        raise InputError(f'{file}: it has no category {missing}: {both}; {remedy}')
+    if len(set(classes)) < len(classes):
+        raise InputError(f'{file}: the classes name a category twice: {both}; {remedy}')
