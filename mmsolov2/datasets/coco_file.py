@@ -33,7 +33,7 @@ AGREEING_IOU = 0.5  # from which on a box is the mask's, drawn by somebody else
 AREA_RATIO = 32  # how many times an area a mask may have
 NEEDED_IN_IMAGES = 'images need id, file_name, height and width'
 PACKED = {b'PK\x03\x04': 'a zip file', b'\x1f\x8b': 'a gzip file', b'\x89PNG': 'an image'}
-SHOWN = 200  # characters of a foreign message
+SHOWN, NAMES = 200, 1500  # characters of a foreign message or value, and of the names of classes
 UNLISTED = 'of images that the file does not list'
 NO_MASK = 'without a segmentation'
 OTHER_SHAPE = 'whose segmentation is neither polygons nor RLE'
@@ -54,7 +54,7 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         """What a message calls it: its place in the file, and its id there."""
-        own = f' (id {self.annotation["id"]})' if 'id' in self.annotation else ''
+        own = f' (id {_clipped(self.annotation["id"])})' if 'id' in self.annotation else ''
         return f'annotations[{self.index}]{own}'
 
 
@@ -125,9 +125,10 @@ def read_json(path: str, name: str) -> dict:
     return content
 
 
-def _clipped(error: Exception) -> str:
-    text = str(error)
-    return text if len(text) <= SHOWN else f'{text[:SHOWN]} …'
+def _clipped(value: object, limit: int = SHOWN) -> str:
+    """The text of a value, or its beginning."""
+    text = str(value)
+    return text if len(text) <= limit else f'{text[:limit]} …'
 
 
 def _title(entry: dict) -> object:
@@ -138,7 +139,8 @@ def _title(entry: dict) -> object:
 def _some(ids: Iterable) -> str:
     """A few ids."""
     shown = list(map(repr, ids))
-    return ', '.join(shown[:10]) + (f' and {len(shown) - 10} more' if len(shown) > 10 else '')
+    more = f' and {len(shown) - 10} more' if len(shown) > 10 else ''
+    return _clipped(', '.join(shown[:10])) + more
 
 
 def identity(value: object) -> int | str | None:
@@ -172,7 +174,7 @@ def extent_of(polygons: Sequence[list]) -> Box | None:
 def box_agrees(bbox: Sequence[float], extent: Box, image: dict) -> bool:
     """Whether a box (x, y, width, height) can be that of a mask's extent, inside the image."""
     x, y, width, height = bbox
-    if not (width >= 1 and height >= 1):  # nor NaN
+    if not (width >= 1 and height >= 1 and -FARTHEST < min(bbox) and max(bbox) < FARTHEST):
         return False
     left, top, right, bottom = extent
     left, top = max(left, 0), max(top, 0)
@@ -269,7 +271,7 @@ class CheckedCOCO(COCO):
         """The error of a value that is missing or of a wrong kind."""
         if entry.get(key) is None:
             return InputError(f'{self.file}: {name} lacks {key!r}, {needed}')
-        shown = _clipped(ValueError(json.dumps(entry[key])))
+        shown = _clipped(json.dumps(entry[key]))
         return InputError(f'{self.file}: {name} has {key} {shown}, not {needed}: correct the file')
 
     def _identity(self, entry: dict, name: str, key: str) -> int | str:
@@ -287,16 +289,22 @@ class CheckedCOCO(COCO):
             if number in found:
                 raise InputError(
                     f'{self.file}: {key}[{index}] has the id {entry["id"]!r} of another one '
-                    f'({_title(found[number])} and {_title(entry)}){self._first_of(key, number)}: '
+                    f'({_clipped(_title(found[number]))} and {_clipped(_title(entry))})'
+                    f'{self._first_of(key, number)}: '
                     'give each its own, and correct the annotations'
                 )
             found[number] = entry
+        if len({type(entry['id']) for entry in found.values()}) > 1:  # COCO's code sorts them
+            kind = str if any(isinstance(number, str) for number in found) else int
+            for number, entry in found.items():
+                entry['id'] = kind(number)
         return found
 
     def _first_of(self, key: str, number: int | str) -> str:
         """Which annotation is the first with the id of an image or a category."""
         name = dict(images='image_id', categories='category_id')[key]
-        for index, annotation in enumerate(self.dataset.get('annotations') or []):
+        annotations = self.dataset.get('annotations')
+        for index, annotation in enumerate(annotations if isinstance(annotations, list) else ()):
             if isinstance(annotation, dict) and identity(annotation.get(name)) == number:
                 return f', {Entry(annotation, index, {}).name} first'
         return ''
@@ -305,7 +313,7 @@ class CheckedCOCO(COCO):
         """The images by their ids; what is null is missing."""
         images = self._by_id('images')
         for image in images.values():
-            name = f'image {image["id"]}'
+            name = f'image {_clipped(image["id"])}'
             if image.get('file_name') is None:
                 image.pop('file_name', None)
             elif not isinstance(image['file_name'], str) or not image['file_name'].strip('\0 '):
@@ -333,10 +341,12 @@ class CheckedCOCO(COCO):
         for category in categories.values():
             name = category.get('name')
             if not isinstance(name, str):
-                raise self._fault(category, f'category {category["id"]}', 'name', 'a text')
+                raise self._fault(
+                    category, f'category {_clipped(category["id"])}', 'name', 'a text'
+                )
             if name in names:
                 raise InputError(
-                    f'{self.file}: two categories have the name {name!r}, with the ids '
+                    f'{self.file}: two categories have the name {_clipped(name)!r}, with the ids '
                     f'{names[name]} and {category["id"]}: give each its own, or make them one'
                 )
             names[name] = category['id']
@@ -354,8 +364,8 @@ class CheckedCOCO(COCO):
             if category is None:
                 raise InputError(
                     f'{self.file}: {entry.name} has the category_id '
-                    f'{annotation["category_id"]!r}, which no category has: the ids are '
-                    f'{_some(categories)}'
+                    f'{_clipped(repr(annotation["category_id"]))}, which no category has: '
+                    f'the ids are {_some(categories)}'
                 )
             if image is None:
                 self.left_out.add(UNLISTED, entry)
@@ -504,7 +514,8 @@ def is_doubtful(polygons: Sequence[Sequence[float]], extent: Box) -> bool:
 
 def check_categories(file: str, categories: Sequence[str], classes: Sequence[str]) -> None:
     """Raise InputError unless ``classes`` are different categories of an annotation file."""
-    both = f'the file has {tuple(categories)}, the config has {classes!r}'
+    both = f'the file has {_clipped(tuple(categories), NAMES)}, the config has '
+    both += _clipped(repr(classes), NAMES)
     remedy = "set metainfo=dict(classes=(...)) of the datasets to the file's names"
     if isinstance(classes, str):
         raise InputError(f'{file}: classes must be a tuple of names, ({classes!r},): {both}')

@@ -1,0 +1,467 @@
+"""Mutate COCO files, and see that each works or is refused by name: nothing lost, nothing hanging.
+
+    python tools/fuzz_annotations.py --cases 5000 --seed 0
+
+Each case mutates a small file, then loads it as training data, goes through an epoch of its
+pipeline, and evaluates perfect predictions on it. It holds if
+
+- every instance that no mutation touched is there, with its own mask, class and image, and an
+  untouched file's figures are perfect; or
+- it stops with an InputError that names the file.
+
+Files of cases that fail, or that hang, stay in --out-dir, with their number. The same seed gives
+the same cases.
+"""
+
+import argparse
+import contextlib
+import copy
+import faulthandler
+import io
+import json
+import logging
+import math
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+import mmsolov2  # noqa: F401  isort:skip  (first: it lets mmdet be imported on mmcv-lite)
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from pycocotools import mask as coco_mask
+
+from mmsolov2.engine.launch import require_folder
+from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.evaluation import CocoInstanceMetric
+from mmsolov2.models.mask_results import encode_rle, tight_boxes
+from mmsolov2.registry import DATASETS
+
+HEIGHT, WIDTH = 40, 56
+CLASSES = ('ant', 'bee', 'cat')
+IMAGES = 3
+INSTANCES = 4  # an image
+HANGING = 60  # seconds after which a case counts as hanging
+LONGEST_MESSAGE = 2000
+JUNK = (
+    None, True, False, 0, 1, -1, 3, 10**30, 1.5, -0.5, 1e308, math.nan, math.inf, -math.inf, '',
+    '1', '7', 'x', ' ', '\ud800', 'a' * 5000, [], [[]], [None], [1, 2, 3], [1, 2, 3, 4],
+    [1, 2, 3, 4, 5, 6], ['1'], [[1, 2, 3, 4]], {}, {'x': 1}, {'counts': []}, {'counts': 'x'},
+    {'size': [HEIGHT, WIDTH], 'counts': [5]}, {'size': [10**9, 10**9], 'counts': [10**18]},
+)  # yapf: disable
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmsolov2.MatchAnnotatedSize'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs'),
+]
+
+
+class Instance(NamedTuple):
+    """What must be trained on."""
+
+    file_name: str
+    name: str  # of its class
+    mask: bytes  # (HEIGHT, WIDTH) uint8
+
+
+# The file
+
+
+def rectangle(index: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of an instance of an image; all are different."""
+    return 3 + 13 * index, 4 + 3 * index, 9 + index, 11 + 2 * index
+
+
+def mask_of(index: int) -> np.ndarray:
+    """The mask (HEIGHT, WIDTH) uint8 of an instance of an image."""
+    left, top, width, height = rectangle(index)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top:top + height, left:left + width] = 1
+    return mask
+
+
+def polygon_of(index: int) -> list[int]:
+    left, top, width, height = rectangle(index)
+    right, bottom = left + width, top + height
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def runs_of(index: int) -> dict:
+    """Uncompressed RLE of an instance."""
+    flat = mask_of(index).ravel('F')
+    runs = np.diff(np.flatnonzero(np.diff(flat)) + 1, prepend=0, append=flat.size)
+    return dict(size=[HEIGHT, WIDTH], counts=runs.tolist())
+
+
+def packed(index: int) -> dict:
+    """Compressed RLE of an instance, as JSON has it."""
+    rle = coco_mask.encode(np.asfortranarray(mask_of(index)))
+    return dict(size=[HEIGHT, WIDTH], counts=rle['counts'].decode())
+
+
+FORMS = (  # of the segmentation of an instance: all are unambiguous
+    lambda index: [polygon_of(index)],
+    lambda index: polygon_of(index),
+    lambda index: [[str(number) for number in polygon_of(index)]],
+    lambda index: np.reshape(polygon_of(index), (-1, 2)).tolist(),
+    lambda index: [np.reshape(polygon_of(index), (-1, 2)).tolist()],
+    lambda index: [dict(x=x, y=y) for x, y in np.reshape(polygon_of(index), (-1, 2)).tolist()],
+    lambda index: json.dumps([polygon_of(index)]),
+    lambda index: [polygon_of(index), [1, 2], 'x', [math.nan] * 6],
+    runs_of,
+    packed,
+    lambda index: [packed(index)],
+    lambda index: dict(counts=runs_of(index)['counts']),
+)
+
+
+def made_file() -> dict:
+    """A COCO file; ``index`` of an annotation is its place in its image."""
+    images = [
+        dict(id=number, file_name=f'{number}.png', height=HEIGHT, width=WIDTH)
+        for number in range(1, IMAGES + 1)
+    ]
+    annotations = [
+        dict(
+            id=INSTANCES * (image['id'] - 1) + index + 1,
+            image_id=image['id'],
+            category_id=(image['id'] + index) % len(CLASSES) + 1,
+            bbox=list(rectangle(index)),
+            area=math.prod(rectangle(index)[2:]),
+            iscrowd=0,
+            segmentation=FORMS[(0, 0, 8, 9)[index]](index),
+            index=index,
+        ) for image in images for index in range(INSTANCES)
+    ]
+    categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
+    return dict(info={}, images=images, annotations=annotations, categories=categories)
+
+
+def instances_of(data: dict) -> list[Instance]:
+    """What must be trained on of a file as it is made, in the order of its annotations."""
+    return [
+        Instance(
+            f'{one["image_id"]}.png', CLASSES[one['category_id'] - 1],
+            mask_of(one['index']).tobytes()
+        ) for one in data['annotations']
+    ]
+
+
+# Mutations: each changes a file in place, and gives the annotations that it may cost
+
+EVERYTHING = frozenset(range(IMAGES * INSTANCES))
+
+
+def mark(annotation: dict) -> frozenset[int]:
+    """The number by which an annotation is known whatever its order."""
+    return frozenset([annotation['mark']])
+
+
+def shuffle(rng: random.Random, data: dict) -> frozenset[int]:
+    """Another order of everything."""
+    for key in ('images', 'annotations', 'categories'):
+        rng.shuffle(data[key])
+    return frozenset()
+
+
+def retype_ids(rng: random.Random, data: dict) -> frozenset[int]:
+    """Ids as texts or floats in some places."""
+    for entries, key in (
+        ('images', 'id'), ('annotations', 'image_id'), ('annotations', 'category_id'),
+        ('categories', 'id'), ('annotations', 'id')
+    ):  # yapf: disable
+        convert = rng.choice([str, float, int])
+        for entry in data[entries]:
+            if type(entry.get(key)) is int and rng.random() < 0.7:
+                entry[key] = convert(entry[key]) if abs(entry[key]) < 2**53 else entry[key]
+    return frozenset()
+
+
+def renumber(rng: random.Random, data: dict) -> frozenset[int]:
+    """Other ids, where all are whole."""
+    entries, key = rng.choice([('images', 'image_id'), ('categories', 'category_id')])
+    numbers = {one.get('id') if type(one.get('id')) is int else None for one in data[entries]}
+    own = {one.get(key) if type(one.get(key)) is int else None for one in data['annotations']}
+    if None in numbers | own:
+        return frozenset()
+    shift = rng.choice([1, -5, 1000, 2**40, 2**70])
+    for one in data[entries]:
+        one['id'] += shift
+    for one in data['annotations']:
+        one[key] += shift
+    return frozenset()
+
+
+def odd_optional(rng: random.Random, data: dict) -> frozenset[int]:
+    """Optional values that are missing, or boxes and areas that contradict the mask."""
+    numbers = (0, -1, 0.2, math.nan, math.inf, -math.inf, 1e308, -1e308, 10**30, 10**400)
+    for one in rng.sample(data['annotations'], rng.randint(1, len(data['annotations']))):
+        key = rng.choice(['bbox', 'area', 'iscrowd', 'id', 'ignore'])
+        if key == 'bbox' and rng.random() < 0.6:
+            one['bbox'] = [rng.choice(numbers) for _ in range(4)]
+        elif key == 'area' and rng.random() < 0.6:
+            one['area'] = rng.choice(numbers)
+        elif rng.random() < 0.5:
+            one[key] = None
+        else:
+            one.pop(key, None)
+    return frozenset()
+
+
+def other_form(rng: random.Random, data: dict) -> frozenset[int]:
+    """Segmentations as other exports write them."""
+    for one in rng.sample(data['annotations'], rng.randint(1, len(data['annotations']))):
+        one['segmentation'] = rng.choice(FORMS)(one['index'])
+    return frozenset()
+
+
+def more_keys(rng: random.Random, data: dict) -> frozenset[int]:
+    """Keys that nobody asked for."""
+    data[rng.choice(['info', 'licenses', 'x'])] = rng.choice(JUNK)
+    rng.choice(data['annotations'])['attributes'] = rng.choice(JUNK)
+    rng.choice(data['categories'])['supercategory'] = rng.choice(JUNK)
+    for image in data['images']:
+        image.update(license=rng.choice(JUNK), height=float(HEIGHT), width=float(WIDTH))
+    return frozenset()
+
+
+def no_instance(rng: random.Random, data: dict) -> frozenset[int]:
+    """Crowd regions, ``ignore``, no or an impossible segmentation, an unlisted image."""
+    change = rng.choice([
+        dict(iscrowd=1), dict(ignore=1), dict(segmentation=rng.choice(JUNK)), dict(image_id=99),
+        dict(segmentation=[[9, 9, 20, 20]]), dict(segmentation=[[1e5, 1e5, 2e5, 1e5, 2e5, 2e5]]),
+    ])  # yapf: disable
+    few = rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
+    for one in few:
+        one.update(change)
+    return frozenset().union(*map(mark, few))
+
+
+def wrong_runs(rng: random.Random, data: dict) -> frozenset[int]:
+    """RLE that does not add up, or not as it should."""
+    one = rng.choice(data['annotations'])
+    rle = rng.choice([runs_of, packed])(one['index'])
+    counts = rle['counts']
+    place = rng.randrange(len(counts))
+    if isinstance(counts, str):
+        junk = rng.choice(['', '~', '0', 'o', 'P', '\n', 'é', 'oooooooooooooo', counts])
+        rle['counts'] = counts[:place] + junk + counts[place + rng.choice([0, 1, 5]):]
+    else:
+        junk = rng.choice([[], [0], [-1], [10**30], [counts[place] + 5000], [1.5], [None], ['1']])
+        rle['counts'] = counts[:place] + junk + counts[place + 1:]
+    if rng.random() < 0.2:
+        rle['size'] = rng.choice([None, [], [WIDTH, HEIGHT], [0, 0], [-1, 5], ['40', '56'], 'x'])
+    one['segmentation'] = rle
+    return mark(one)
+
+
+def equal_ids(rng: random.Random, data: dict) -> frozenset[int]:
+    """Two images or categories of one id or name, or annotations, where it is no fault."""
+    key = rng.choice(['images', 'categories', 'annotations'])
+    first, second = rng.sample(data[key], 2)
+    name = rng.choice(['id', 'name']) if key == 'categories' else 'id'
+    second[name] = rng.choice([first.get(name), str(first.get(name))])
+    return EVERYTHING if key != 'annotations' else frozenset()
+
+
+def junk_value(rng: random.Random, data: dict) -> frozenset[int]:
+    """A value of any type anywhere, or none."""
+    key = rng.choice(['images', 'annotations', 'annotations', 'annotations', 'categories'])
+    entry = rng.choice(data[key])
+    name = rng.choice([name for name in entry if name not in ('mark', 'index')])
+    if rng.random() < 0.3:
+        del entry[name]
+    else:
+        entry[name] = rng.choice(JUNK)
+    return mark(entry) if key == 'annotations' else EVERYTHING
+
+
+def junk_entry(rng: random.Random, data: dict) -> frozenset[int]:
+    """Something else in the place of an entry or a list, or nothing."""
+    key = rng.choice(['images', 'annotations', 'categories'])
+    if rng.random() < 0.5:
+        data[key][rng.randrange(len(data[key]))] = copy.deepcopy(rng.choice(JUNK))
+    else:
+        data[key] = copy.deepcopy(rng.choice(JUNK))
+    return EVERYTHING
+
+
+HARMLESS = (shuffle, retype_ids, renumber, odd_optional, other_form, more_keys)
+HARMFUL = (no_instance, wrong_runs, equal_ids, junk_value)
+LAST = (junk_entry, )  # after it the file has not the parts that others look for
+
+
+def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
+    """The text of a mutated file, the annotations that it may cost, and the mutations' names."""
+    data = made_file()
+    for number, one in enumerate(data['annotations']):
+        one['mark'] = number
+    chosen = rng.sample(HARMLESS, rng.randint(0, 3))
+    chosen += rng.choices(HARMFUL, k=rng.choice([0, 1, 1, 2])) if chosen or rng.random() < 1 else []
+    chosen += LAST if rng.random() < 0.05 else ()
+    cost = frozenset()
+    for mutation in chosen:
+        cost |= mutation(rng, data)
+    text, names = json.dumps(data), [mutation.__name__ for mutation in chosen]
+    if rng.random() < 0.1:
+        place = rng.randrange(len(text))
+        text = text[:place] + rng.choice(['', '0', '-', '"', '[', '}', 'null', 'é']
+                                         ) + text[place + 1:]
+        return text, EVERYTHING, [*names, 'other_character']
+    return text, cost, names
+
+
+# What is done with a file
+
+
+def trained(file: Path) -> list[Instance]:
+    """What an epoch over a file trains on."""
+    dataset = DATASETS.build(
+        dict(
+            type='mmsolov2.CocoInstanceDataset',
+            ann_file=str(file),
+            data_prefix=dict(img=str(file.parent)),
+            metainfo=dict(classes=CLASSES),
+            pipeline=copy.deepcopy(PIPELINE),
+        )
+    )
+    found = []
+    for index in range(len(dataset)):
+        sample = dataset[index]['data_samples']
+        labels, masks = sample.gt_instances.labels.tolist(), sample.gt_instances.masks.masks
+        found += [
+            Instance(Path(sample.img_path).name, CLASSES[label], mask.tobytes())
+            for label, mask in zip(labels, masks, strict=True)
+        ]
+    return found
+
+
+def evaluated(file: Path) -> float:
+    """Mask AP of perfect predictions, for the ids that the file gives its images."""
+    metric = CocoInstanceMetric(str(file), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=CLASSES)
+    truth = made_file()
+    for image in metric._coco_api.dataset['images']:
+        own = [
+            one for one in truth['annotations']
+            if f'{one["image_id"]}.png' == image.get('file_name')
+        ]
+        masks = torch.from_numpy(np.array([mask_of(one['index']) for one in own])).bool()
+        masks = masks.view(-1, HEIGHT, WIDTH)
+        found = dict(
+            bboxes=tight_boxes(masks),
+            scores=torch.ones(len(own)),
+            labels=torch.tensor([one['category_id'] - 1 for one in own], dtype=torch.long),
+            masks=encode_rle(masks),
+        )
+        sample = dict(pred_instances=found, img_id=image['id'], ori_shape=(HEIGHT, WIDTH))
+        metric.process({}, [sample])
+    return metric.evaluate(len(truth['images']))['coco/segm_mAP'] if metric.results else 0.
+
+
+def attempt(use: Callable, file: Path) -> tuple[object, str]:
+    """What a use of a file gives, and what is wrong with its refusal, or both empty."""
+    try:
+        return use(file), ''
+    except InputError as error:
+        message = str(error)
+        named = str(file) in message and len(message) < LONGEST_MESSAGE and '\n' not in message
+        return None, '' if named else f'{use.__name__}: a message that does not help: {message}'
+    except Exception as error:
+        return None, f'{use.__name__}: {type(error).__name__}: {error}'
+
+
+def fault_of(file: Path, cost: frozenset[int]) -> tuple[bool, str]:
+    """Whether a file trains, and what is wrong with what comes of it; empty if nothing is."""
+    found, fault = attempt(trained, file)
+    figure, other = attempt(evaluated, file)
+    if fault or other:
+        return False, fault or other
+    if not cost and (found is None or figure is None):
+        return False, 'a file that is as good as it was is refused'
+    if not cost and figure != 1:
+        return False, f'perfect predictions have a mask AP of {figure}'
+    if found is not None:
+        needed = Counter(
+            one for number, one in enumerate(instances_of(made_file())) if number not in cost
+        )
+        lost = needed - Counter(found)
+        if lost:
+            one = next(iter(lost))
+            return True, f'{lost.total()} instances are lost, first {one.name} in {one.file_name}'
+    return found is not None, ''
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what the log and COCO's code say of every file."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def fuzz(folder: Path, cases: int, seed: int) -> tuple[Counter, list[str]]:
+    """Try that many cases: how many worked and how many were refused, and the faults."""
+    for number in range(1, IMAGES + 1):
+        cv2.imwrite(str(folder / f'{number}.png'), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
+    counts, faults = Counter(), []
+    for case in range(cases):
+        text, cost, names = mutated(random.Random(f'{seed} {case}'))
+        file = folder / f'{seed}-{case}.json'
+        file.write_text(text)
+        faulthandler.dump_traceback_later(HANGING, exit=True, file=sys.__stderr__)
+        with quiet():
+            works, fault = fault_of(file, cost)
+        faulthandler.cancel_dump_traceback_later()
+        counts['work' if works else 'are refused'] += 1
+        if fault:
+            faults.append(f'{file.name} ({", ".join(names)}): {fault}')
+            print(faults[-1], file=sys.stderr)
+        else:
+            file.unlink()
+    return counts, faults
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition('\n')[0],
+        epilog=__doc__.partition('\n\n')[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--cases', type=int, default=5000, help='files (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of all cases (default: %(default)s)')
+    parser.add_argument(
+        '--out-dir', type=Path, help='folder for files of cases that fail (default: a new one)'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    init_default_scope('mmdet')
+    folder = args.out_dir or Path(tempfile.mkdtemp(prefix='fuzz-'))
+    with exit_with_message(str(folder)):
+        require_folder(folder)
+        counts, faults = fuzz(folder, args.cases, args.seed)
+    summary = ', '.join(f'{count} {what}' for what, count in sorted(counts.items()))
+    print(f'{args.cases} files: {summary}, {len(faults)} fail')
+    if faults:
+        print(f'files that fail: {folder}')
+    return 1 if faults else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
