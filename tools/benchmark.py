@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -36,6 +37,7 @@ from benchmarks.models import (
     parse_size,
     pictures_of,
 )
+from benchmarks.reading import TYPES, differing_images, read, write_file
 from benchmarks.report import table, write_page, write_whole
 from benchmarks.training import (
     differing_losses,
@@ -333,6 +335,21 @@ def measured_evaluation(bench: Subcommand, args: argparse.Namespace, case: dict)
     return dict(case=case, seconds=found, memory={}, notes=[], differing=differing)
 
 
+def measured_reading(bench: Subcommand, args: argparse.Namespace, case: dict) -> dict:
+    """Seconds from an annotation file to a data set, by turns; 3 rounds at most."""
+    found = {name: [] for name in TYPES}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'instances.json'
+        write_file(path, **case)
+        for turn in range(min(args.repeats, 3)):
+            datasets = {}
+            for name in list(TYPES)[::-1 if turn % 2 else 1]:
+                datasets[name], spent = read(TYPES[name], path, case['classes'])
+                found[name].append(spent)
+    differing = differing_images(datasets['mmdet'], datasets['ours'])
+    return dict(case=case, seconds=found, memory={}, notes=[], differing=differing)
+
+
 def memory_runs(args: argparse.Namespace, case: dict) -> Runs:
     """Post-processing alone, or all of prediction."""
     build = postprocess_runs if case['stage'] == 'post-processing' else predict_runs
@@ -458,6 +475,16 @@ BENCHES = {
         warm={},
         measure=measured_evaluation,
         choices=dict(format=('bitmap', 'rle'), backend=('pycocotools', 'faster')),
+    ),
+    'read':
+    Subcommand(
+        help='an annotation file to a data set; ours checks every entry',
+        floor='',
+        axes=dict(images=(118_000, ), annotations=(860_000, ), classes=(80, )),
+        build=None,
+        differing=None,
+        warm={},
+        measure=measured_reading,
     ),
 }
 

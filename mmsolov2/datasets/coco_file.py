@@ -89,7 +89,7 @@ class LeftOut:
 def paused_collector() -> Iterator[None]:
     """Hold Python's garbage collector: it walks all that was read again and again, for nothing.
 
-    A third of the time to read a large file (``tools/benchmark.py reading``).
+    A third of the time to read a large file (``tools/benchmark.py read``).
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -208,6 +208,13 @@ def test_evaluate_agrees_with_mmdet(tmp_path):
     assert not wrong and [case['differing'] for case in content['cases']] == [0, 0]
 
 
+def test_reading_agrees_with_mmdet(tmp_path):
+    options = ('--images', '9', '--annotations', '250', '--classes', '3', '--repeats', '2')
+    wrong, content = start(tmp_path, 'read', *options)
+    (case, ) = content['cases']
+    assert not wrong and case['differing'] == 0 and len(case['seconds']['ours']) == 2
+
+
 def test_targets_agree_with_mmdet(tmp_path):
     wrong, content = start(tmp_path, 'targets', '--instances', '1', '9', '--size', '160x224')
     assert not wrong and [case['differing'] for case in content['cases']] == [0, 0]
