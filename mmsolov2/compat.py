@@ -30,6 +30,7 @@ def apply() -> None:
     allow_checkpoint_types()
     name_config_package()
     find_editable_package()
+    keep_thin_images()
     if not has_compiled_ops():
         stand_in_for_ops()
         deform_conv_without_ops()  # before mmdet is imported: mmdet copies the names
@@ -162,3 +163,21 @@ def find_editable_package() -> None:
     original = config.get_installed_path
     here = os.path.dirname(__file__)
     config.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)
+
+
+def keep_thin_images() -> None:
+    """Let every ``Resize`` keep a side of very long images at one pixel, not at none.
+
+    Why: mmcv rounds the sides of the new size, and OpenCV refuses a side of 0; other sizes stay
+    the same. Can go when mmcv keeps a pixel.
+    """
+    from mmcv.image import geometric
+    from mmcv.transforms import processing
+
+    original = geometric._scale_size
+
+    def scale_size(size: tuple[int, int], scale) -> tuple[int, int]:
+        """The scaled (width, height), at least one pixel each."""
+        return tuple(max(side, 1) for side in original(size, scale))
+
+    geometric._scale_size = processing._scale_size = scale_size

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -153,6 +154,42 @@ def test_evaluator_reads_the_file_of_the_data(leaf):
         dataset = config[f'{part}_dataloader'].dataset
         expected = dataset.data_root + dataset.ann_file
         assert config[f'{part}_evaluator'].ann_file == expected
+
+
+def through(dataset: dict, instances: list[dict]) -> dict:
+    """What a dataset's pipeline makes of a line of 4000x3 pixels with instances."""
+    steps = [dict(type='mmdet.LoadImageFromNDArray'), *innermost(dataset)[0]['pipeline'][1:]]
+    image = np.zeros((3, 4000, 3), np.uint8)
+    return Compose(steps)(dict(img=image, height=3, width=4000, img_id=7, instances=instances))
+
+
+INSTANCE = dict(
+    bbox=[0, 0, 2000, 3], bbox_label=0, ignore_flag=0, mask=[[0.0, 0, 2000, 0, 2000, 3, 0, 3]]
+)
+
+
+@every_leaf
+def test_test_pipelines_bring_ground_truth_in_the_frame_of_the_image(leaf):
+    """By steps of mmdet's own, which other tools look for by their names, as thin as it may be."""
+    dataset = read(leaf).test_dataloader.dataset
+    assert [step['type'] for step in innermost(dataset)[0]['pipeline']] == [
+        'LoadImageFromFile', 'mmsolov2.MatchAnnotatedSize', 'Resize', 'LoadAnnotations',
+        'PackDetInputs'
+    ]
+    packed = through(dataset, [INSTANCE])
+    assert packed['inputs'].shape[1] == 1 and packed['data_samples'].ori_shape == (3, 4000)
+    truth = packed['data_samples'].gt_instances
+    assert truth.masks.to_ndarray().sum() == 3 * 2000
+    assert truth.bboxes.tensor.tolist() == [[0, 0, 2000, 3]] and truth.labels.tolist() == [0]
+    assert through(dataset, [])['data_samples'].gt_instances.masks.masks.shape == (0, 3, 4000)
+
+
+@every_leaf
+def test_training_pipelines_take_images_as_thin_as_a_line(leaf):
+    packed = through(read(leaf).train_dataloader.dataset, [INSTANCE])
+    height, width = packed['inputs'].shape[1:]
+    (mask, ) = packed['data_samples'].gt_instances.masks.to_ndarray()
+    assert (height, *mask.shape) == (1, 1, width) and abs(2 * int(mask.sum()) - width) <= 1
 
 
 @every_leaf

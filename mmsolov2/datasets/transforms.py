@@ -1,7 +1,5 @@
 """Steps of the data pipelines that mmdet lacks."""
 
-import copy
-
 import mmcv
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize as MMDetResize
@@ -41,19 +39,4 @@ class MatchAnnotatedSize(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Resize(MMDetResize):
-    """mmdet's Resize, which also keeps a side of very long images at one pixel, not at none."""
-
-    def transform(self, results: dict) -> dict:
-        """Resize the image and its annotations to fit into ``scale``."""
-        height, width = results['img'].shape[:2]
-        if self.keep_ratio and self.scale:
-            size = mmcv.rescale_size((width, height), self.scale)
-            if min(size) < 1:
-                return self._to_size(tuple(max(side, 1) for side in size)).transform(results)
-        return super().transform(results)
-
-    def _to_size(self, size: tuple[int, int]) -> MMDetResize:
-        """The same resize to exactly (width, height)."""
-        resize = copy.copy(self)
-        resize.scale, resize.keep_ratio = size, False
-        return resize
+    """mmdet's Resize under a name that configs had while it failed on very long images."""
