@@ -2,12 +2,10 @@
 
 import copy
 import glob
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -17,9 +15,9 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from PIL import Image
 from torch import nn
 
+from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.engine.checkpoint import read_matching
 from mmsolov2.engine.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.errors import InputError
@@ -75,31 +73,13 @@ def read_image(path: str | Path) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: the image cannot be read: {error.strerror}') from error
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # empty, or too large
-        image = None
-    if image is None or _is_cut_jpeg(data):
+    image = decode_image(data)
+    if image is None:
         raise InputError(
             f'{path}: this is no image that can be decoded, or it is truncated '
             f'({len(data)} bytes, beginning with {data[:8]!r}): replace it'
         )
     return image
-
-
-def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether image data are a JPEG that ends too early: OpenCV 4 fills it up with grey."""
-    if not data.startswith(b'\xff\xd8'):
-        return False
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft('RGB', (1, 1))  # decode an eighth of the size, which is fast
-            image.load()
-    except OSError:
-        return True
-    except Image.DecompressionBombError:  # OpenCV has a higher limit, and has read it
-        return False
-    return False
 
 
 # Model

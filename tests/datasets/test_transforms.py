@@ -93,6 +93,21 @@ def test_input_is_not_modified(tmp_path):
     assert results == before
 
 
+def test_a_truncated_image_is_named(tmp_path):
+    """OpenCV fills it up with grey, or refuses it: that depends on its version."""
+    path = Path(photo(tmp_path, 1))
+    results = load(str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r'photo\.jpg: this image is truncated \(\d+ bytes\)'):
+        MatchAnnotatedSize().transform(results)
+
+
+@pytest.mark.parametrize('known', [{}, dict(img_path=None), dict(img_path='s3://far/away.jpg')])
+def test_images_that_are_no_local_files_pass(known):
+    results = dict(img=np.zeros((4, 6, 3), np.uint8), **known)
+    assert MatchAnnotatedSize().transform(results) is results
+
+
 # Resize
 
 
