@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
 
 from mmsolov2.errors import MissingOpError
 
@@ -35,6 +37,7 @@ def apply() -> None:
         stand_in_for_ops()
         deform_conv_without_ops()  # before mmdet is imported: mmdet copies the names
         focal_loss_without_ops()
+    take_rle()
 
 
 def has_compiled_ops() -> bool:
@@ -181,3 +184,48 @@ def keep_thin_images() -> None:
         return tuple(max(side, 1) for side in original(size, scale))
 
     geometric._scale_size = processing._scale_size = scale_size
+
+
+def take_rle() -> None:
+    """Let mmdet's visualizer and DetInferencer take predicted masks as RLE.
+
+    Why: both call methods of bitmaps on them, so that ``test_cfg.mask_format='rle'`` ends in an
+    AttributeError. Can go when mmdet takes RLE there, as its CocoMetric does.
+    """
+    from mmdet.apis import det_inferencer
+    from mmdet.visualization import DetLocalVisualizer
+
+    draw, to_dict = DetLocalVisualizer._draw_instances, det_inferencer.DetInferencer.pred2dict
+    encode = det_inferencer.encode_mask_results
+
+    def draw_instances(self, image: np.ndarray, instances: InstanceData, *args):
+        """Draw what is left of the instances, masks as bitmaps."""
+        return draw(self, image, with_bitmaps(instances, image.shape[:2]), *args)
+
+    def pred2dict(self, sample, *args, **kwargs) -> dict:
+        """The sample for JSON; only where mmdet makes boxes of the masks they become bitmaps."""
+        found = sample.get('pred_instances', {})
+        if isinstance(found.get('masks'), list) and not found.bboxes.any():
+            sample = sample.new()
+            sample.pred_instances = with_bitmaps(found, sample.ori_shape)
+        return to_dict(self, sample, *args, **kwargs)
+
+    def encode_mask_results(masks) -> list[dict]:
+        """RLE dicts of bitmaps, or copies of those that are given, as mmdet changes them."""
+        return [dict(mask) for mask in masks] if isinstance(masks, list) else encode(masks)
+
+    DetLocalVisualizer._draw_instances = draw_instances
+    det_inferencer.DetInferencer.pred2dict = pred2dict
+    det_inferencer.encode_mask_results = encode_mask_results
+
+
+def with_bitmaps(instances: InstanceData, size: tuple[int, int]) -> InstanceData:
+    """Instances whose masks are bitmaps (n, H, W) bool of a size, also if they are n RLE dicts."""
+    if not isinstance(instances.get('masks'), list):
+        return instances
+    masks = np.zeros((len(instances), *size), bool)
+    for bitmap, rle in zip(masks, instances.masks, strict=True):
+        bitmap[:] = coco_mask.decode(rle)
+    instances = instances.new()
+    instances.masks = torch.from_numpy(masks)
+    return instances

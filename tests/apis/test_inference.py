@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import inference_detector
+from mmdet.apis import DetInferencer, inference_detector
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -529,6 +529,54 @@ def test_category_ids(model):
         dict(id=90, name='toothbrush'),
     ]
     assert coco_categories(['a', 'b']) == [dict(id=1, name='a'), dict(id=2, name='b')]
+
+
+# mmdet's inferencer
+
+
+@pytest.fixture
+def inferencer(checkpoint):
+    """Makes mmdet's DetInferencer of the model, with settings of prediction."""
+
+    def make(**test_cfg) -> DetInferencer:
+        options = {f'model.test_cfg.{name}': value for name, value in test_cfg.items()}
+        config = load_config(CONFIG, {**TINY, **options})
+        return DetInferencer(config, str(checkpoint), device='cpu', show_progress=False)
+
+    return make
+
+
+@pytest.mark.parametrize('settings', [{}, dict(score_thr=1.0)], ids=['found', 'nothing found'])
+def test_rle_and_bitmaps_are_the_same_to_mmdets_inferencer(inferencer, photo, tmp_path, settings):
+    """Its results for JSON, in memory and in the file, and its pictures."""
+    path = write(tmp_path / 'photo.png', photo)
+    results, files, pictures = [], [], []
+    for mask_format in ('bitmap', 'rle'):
+        np.random.seed(0)  # of the colours
+        out = tmp_path / mask_format
+        found = inferencer(
+            mask_format=mask_format, **settings
+        )(str(path), out_dir=str(out), no_save_pred=False, pred_score_thr=0.1)
+        results.append(found['predictions'])
+        files.append((out / 'preds' / 'photo.json').read_text())
+        pictures.append(cv2.imread(str(out / 'vis' / 'photo.png')))
+    assert results[0] == results[1] and files[0] == files[1]
+    assert np.array_equal(*pictures) and pictures[0].shape == photo.shape
+    assert bool(results[0][0]['masks']) == bool((pictures[0] != photo).any()) == (not settings)
+
+
+def test_samples_of_mmdets_inferencer_keep_their_rle(inferencer, photo):
+    inference = inferencer(mask_format='rle')
+    (sample, ) = inference(photo, return_datasamples=True, return_vis=True)['predictions']
+    inference.pred2dict(sample)
+    (mask, *_) = sample.pred_instances.masks
+    assert isinstance(mask['counts'], bytes) and coco_mask.decode(mask).shape == photo.shape[:2]
+
+
+def test_mmdets_inferencer_takes_images_as_thin_as_a_line(inferencer):
+    line = np.random.default_rng(0).integers(0, 256, (3, 4000, 3), np.uint8)
+    (result, ) = inferencer()(line)['predictions']
+    assert result['masks'][0]['size'] == [3, 4000]
 
 
 # Overlays
