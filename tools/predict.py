@@ -63,6 +63,7 @@ class Predictions:
         self.classes = classes
         self.root, self.names = relative_names(images)
         self.overlays = dict(zip(self.names, overlay_names(self.names), strict=True))
+        self.tried = 0
         self.images: list[dict] = []
         self.results: list[dict] = []
 
@@ -83,7 +84,9 @@ class Predictions:
         self._save(f'overlays/{self.overlays[name]}', data.tobytes())
 
     def write(self) -> None:
-        """Write the JSON files."""
+        """Write the JSON files; those of an earlier run stay if no image was tried."""
+        if not self.tried:
+            return
         info = dict(description='images predicted by mmsolov2', folder=str(self.root))
         categories = coco_categories(self.classes)
         about = dict(info=info, images=self.images, annotations=[], categories=categories)
@@ -168,6 +171,7 @@ def predict_all(model, images: Sequence[Path], predictions: Predictions, score_t
             failed += 1
             about = '' if str(path) in str(error) else f'{path}: '
             tqdm.write(f'error: {in_one_line(f"{about}{error}")}', file=sys.stderr)
+        predictions.tried += 1
     return failed
 
 
@@ -183,20 +187,19 @@ def run(args: argparse.Namespace) -> int:
     options = {'model.test_cfg.mask_format': 'rle', **(args.cfg_options or {})}  # less memory
     model = load_detector(args.config, args.checkpoint, device=args.device, cfg_options=options)
     predictions = Predictions(args.out_dir, images, model.dataset_meta['classes'])
-    failed, status = 0, None
     try:
         failed = predict_all(model, images, predictions, args.score_thr)
         status = 1 if failed else 0
     except KeyboardInterrupt:
+        failed, status = 0, INTERRUPTED
         print('interrupted', file=sys.stderr)
     finally:
-        if status is not None or predictions.images:  # or the results of an earlier run stay
-            predictions.write()
+        predictions.write()
     done, count = len(predictions.images), len(predictions.results)
     print(f'{done} of {len(images)} images, {count} instances: {args.out_dir}')
     if failed:
         print(f'{failed} images could not be read, predicted or drawn', file=sys.stderr)
-    return INTERRUPTED if status is None else status
+    return status
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
