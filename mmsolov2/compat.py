@@ -14,8 +14,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.structures import InstanceData
-from pycocotools import mask as coco_mask
 
 from mmsolov2.errors import MissingOpError
 
@@ -195,10 +193,12 @@ def take_rle() -> None:
     from mmdet.apis import det_inferencer
     from mmdet.visualization import DetLocalVisualizer
 
+    from mmsolov2.visualization.rle import with_bitmaps
+
     draw, to_dict = DetLocalVisualizer._draw_instances, det_inferencer.DetInferencer.pred2dict
     encode = det_inferencer.encode_mask_results
 
-    def draw_instances(self, image: np.ndarray, instances: InstanceData, *args):
+    def draw_instances(self, image, instances, *args):
         """Draw what is left of the instances, masks as bitmaps."""
         return draw(self, image, with_bitmaps(instances, image.shape[:2]), *args)
 
@@ -217,15 +217,3 @@ def take_rle() -> None:
     DetLocalVisualizer._draw_instances = draw_instances
     det_inferencer.DetInferencer.pred2dict = pred2dict
     det_inferencer.encode_mask_results = encode_mask_results
-
-
-def with_bitmaps(instances: InstanceData, size: tuple[int, int]) -> InstanceData:
-    """Instances whose masks are bitmaps (n, H, W) bool of a size, also if they are n RLE dicts."""
-    if not isinstance(instances.get('masks'), list):
-        return instances
-    masks = np.zeros((len(instances), *size), bool)
-    for bitmap, rle in zip(masks, instances.masks, strict=True):
-        bitmap[:] = coco_mask.decode(rle)
-    instances = instances.new()
-    instances.masks = torch.from_numpy(masks)
-    return instances
