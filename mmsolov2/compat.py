@@ -167,21 +167,29 @@ def find_editable_package() -> None:
 
 
 def keep_thin_images() -> None:
-    """Let every ``Resize`` keep a side of very long images at one pixel, not at none.
+    """Let every ``Resize`` keep a side of very long images at a pixel, not none, and flip them.
 
     Why: mmcv rounds the sides of the new size, and OpenCV refuses a side of 0; other sizes stay
-    the same. Can go when mmcv keeps a pixel.
+    the same. Flipped along a side of one pixel, NumPy calls an array contiguous whose stride is
+    negative, which torch refuses. Can go when mmcv keeps a pixel, and mmdet packs such arrays.
     """
+    import mmcv
     from mmcv.image import geometric
     from mmcv.transforms import processing
 
-    original = geometric._scale_size
+    original, flip = geometric._scale_size, mmcv.imflip
 
     def scale_size(size: tuple[int, int], scale) -> tuple[int, int]:
         """The scaled (width, height), at least one pixel each."""
         return tuple(max(side, 1) for side in original(size, scale))
 
+    def imflip(image, direction: str = 'horizontal'):
+        """The flipped image; of a line, a copy."""
+        flipped = flip(image, direction)
+        return flipped.copy() if 1 in image.shape[:2] else flipped
+
     geometric._scale_size = processing._scale_size = scale_size
+    mmcv.imflip = imflip
 
 
 def take_rle() -> None:

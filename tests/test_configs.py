@@ -156,11 +156,12 @@ def test_evaluator_reads_the_file_of_the_data(leaf):
         assert config[f'{part}_evaluator'].ann_file == expected
 
 
-def through(dataset: dict, instances: list[dict]) -> dict:
-    """What a dataset's pipeline makes of a line of 4000x3 pixels with instances."""
+def through(dataset: dict, instances: list[dict], height: int = 3, width: int = 4000) -> dict:
+    """What a dataset's pipeline makes of a line of pixels with instances."""
     steps = [dict(type='mmdet.LoadImageFromNDArray'), *innermost(dataset)[0]['pipeline'][1:]]
-    image = np.zeros((3, 4000, 3), np.uint8)
-    return Compose(steps)(dict(img=image, height=3, width=4000, img_id=7, instances=instances))
+    image = np.zeros((height, width, 3), np.uint8)
+    known = dict(img=image, height=height, width=width, img_id=7, instances=instances)
+    return Compose(steps)(known)
 
 
 INSTANCE = dict(
@@ -186,10 +187,16 @@ def test_test_pipelines_bring_ground_truth_in_the_frame_of_the_image(leaf):
 
 @every_leaf
 def test_training_pipelines_take_images_as_thin_as_a_line(leaf):
-    packed = through(read(leaf).train_dataloader.dataset, [INSTANCE])
-    height, width = packed['inputs'].shape[1:]
-    (mask, ) = packed['data_samples'].gt_instances.masks.to_ndarray()
-    assert (height, *mask.shape) == (1, 1, width) and abs(2 * int(mask.sum()) - width) <= 1
+    """Flipped or not: five times each."""
+    train = read(leaf).train_dataloader.dataset
+    upright = dict(INSTANCE, bbox=[0, 0, 3, 2000], mask=[[0.0, 0, 3, 0, 3, 2000, 0, 2000]])
+    for _ in range(5):
+        for instance, size in ((INSTANCE, (3, 4000)), (upright, (4000, 3))):
+            packed = through(train, [instance], *size)
+            shape = packed['inputs'].shape[1:]
+            (mask, ) = packed['data_samples'].gt_instances.masks.to_ndarray()
+            assert min(shape) == 1 and mask.shape == shape
+            assert abs(2 * int(mask.sum()) - max(shape)) <= 1
 
 
 @every_leaf
