@@ -107,65 +107,6 @@ def focal_loss_without_ops() -> None:
     focal_loss.sigmoid_focal_loss = sigmoid_focal_loss
 
 
-def allow_checkpoint_types() -> None:
-    """Let torch's safe loader read the checkpoints that mmengine writes.
-
-    Why: since torch 2.6 torch.load refuses all but listed types, and mmengine 0.10 stores its
-    loss history as HistoryBuffer and NumPy arrays. ``weights_only`` stays true: a checkpoint never
-    runs code. Can go when mmengine lists its own types.
-    """
-    rebuild_array = np.ones(1).__reduce__()[0]
-    rebuild_scalar = np.float64(1).__reduce__()[0]
-    dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'bool')]
-    aliases = [_named('builtins.getattr', history_statistic)]
-    for package in ('numpy.core', 'numpy._core'):  # of NumPy 1 and of NumPy 2
-        aliases.append(_named(f'{package}.multiarray._reconstruct', rebuild_array))
-        aliases.append(_named(f'{package}.multiarray.scalar', rebuild_scalar))
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *aliases])
-
-
-def _named(path: str, function: Callable) -> Callable:
-    """A function under the name by which a pickle calls it."""
-
-    def alias(*args):
-        return function(*args)
-
-    alias.__module__, alias.__qualname__ = path.rsplit('.', maxsplit=1)
-    alias.__name__ = alias.__qualname__
-    return alias
-
-
-def history_statistic(owner: type, name: str) -> Callable:
-    """What HistoryBuffer's pickle calls getattr for: one of its own four statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
-    return getattr(owner, name)
-
-
-def name_config_package() -> None:
-    """Let mmengine resolve ``mmsolov2::…`` in configs.
-
-    Why: it only knows packages of a table of its own. Can go when mmengine asks the installed
-    distributions.
-    """
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    MODULE2PACKAGE.setdefault('mmsolov2', 'mmsolov2')
-
-
-def find_editable_package() -> None:
-    """Let mmengine find our configs after ``pip install --editable`` too.
-
-    Why: it looks beside the distribution's metadata, where an editable install has no package. Can
-    go when mmengine asks importlib.
-    """
-    from mmengine.config import config
-
-    original = config.get_installed_path
-    here = os.path.dirname(__file__)
-    config.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)
-
-
 def keep_thin_images() -> None:
     """Let every ``Resize`` keep a side of very long images at a pixel, not none, and flip them.
 
@@ -225,3 +166,62 @@ def take_rle() -> None:
     DetLocalVisualizer._draw_instances = draw_instances
     det_inferencer.DetInferencer.pred2dict = pred2dict
     det_inferencer.encode_mask_results = encode_mask_results
+
+
+def allow_checkpoint_types() -> None:
+    """Let torch's safe loader read the checkpoints that mmengine writes.
+
+    Why: since torch 2.6 torch.load refuses all but listed types, and mmengine 0.10 stores its
+    loss history as HistoryBuffer and NumPy arrays. ``weights_only`` stays true: a checkpoint never
+    runs code. Can go when mmengine lists its own types.
+    """
+    rebuild_array = np.ones(1).__reduce__()[0]
+    rebuild_scalar = np.float64(1).__reduce__()[0]
+    dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'bool')]
+    aliases = [_named('builtins.getattr', history_statistic)]
+    for package in ('numpy.core', 'numpy._core'):  # of NumPy 1 and of NumPy 2
+        aliases.append(_named(f'{package}.multiarray._reconstruct', rebuild_array))
+        aliases.append(_named(f'{package}.multiarray.scalar', rebuild_scalar))
+    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *aliases])
+
+
+def _named(path: str, function: Callable) -> Callable:
+    """A function under the name by which a pickle calls it."""
+
+    def alias(*args):
+        return function(*args)
+
+    alias.__module__, alias.__qualname__ = path.rsplit('.', maxsplit=1)
+    alias.__name__ = alias.__qualname__
+    return alias
+
+
+def history_statistic(owner: type, name: str) -> Callable:
+    """What HistoryBuffer's pickle calls getattr for: one of its own four statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+def name_config_package() -> None:
+    """Let mmengine resolve ``mmsolov2::…`` in configs.
+
+    Why: it only knows packages of a table of its own. Can go when mmengine asks the installed
+    distributions.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE.setdefault('mmsolov2', 'mmsolov2')
+
+
+def find_editable_package() -> None:
+    """Let mmengine find our configs after ``pip install --editable`` too.
+
+    Why: it looks beside the distribution's metadata, where an editable install has no package. Can
+    go when mmengine asks importlib.
+    """
+    from mmengine.config import config
+
+    original = config.get_installed_path
+    here = os.path.dirname(__file__)
+    config.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)
