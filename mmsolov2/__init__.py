@@ -1,4 +1,4 @@
-"""SOLOv2 for the OpenMMLab stack. Importing this package registers everything in it."""
+'''SOLOv2 for the OpenMMLab stack. Importing this package registers everything in it.'''
 
 from mmsolov2 import compat
 
@@ -8,7 +8,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 
 register_all_modules(init_default_scope=False)
 
-from mmsolov2 import datasets, engine, evaluation, models  # noqa: E402
+from mmsolov2 import datasets, engine, evaluation, models, visualization  # noqa: E402
 from mmsolov2.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models', 'visualization']

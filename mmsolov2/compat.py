@@ -30,10 +30,12 @@ def apply() -> None:
     allow_checkpoint_types()
     name_config_package()
     find_editable_package()
+    keep_thin_images()
     if not has_compiled_ops():
         stand_in_for_ops()
         deform_conv_without_ops()  # before mmdet is imported: mmdet copies the names
         focal_loss_without_ops()
+    take_rle()
 
 
 def has_compiled_ops() -> bool:
@@ -103,6 +105,67 @@ def focal_loss_without_ops() -> None:
         return focal_loss.py_sigmoid_focal_loss(pred, one_hot[:, :-1], *args, **kwargs)
 
     focal_loss.sigmoid_focal_loss = sigmoid_focal_loss
+
+
+def keep_thin_images() -> None:
+    """Let every ``Resize`` keep a side of very long images at a pixel, not none, and flip them.
+
+    Why: mmcv rounds the sides of the new size, and OpenCV refuses a side of 0; other sizes stay
+    the same. Flipped along a side of one pixel, NumPy calls an array contiguous whose stride is
+    negative, which torch refuses. Can go when mmcv keeps a pixel, and mmdet packs such arrays.
+    """
+    import mmcv
+    from mmcv.image import geometric
+    from mmcv.transforms import processing
+
+    original, flip = geometric._scale_size, mmcv.imflip
+
+    def scale_size(size: tuple[int, int], scale) -> tuple[int, int]:
+        """The scaled (width, height), at least one pixel each."""
+        return tuple(max(side, 1) for side in original(size, scale))
+
+    def imflip(image, direction: str = 'horizontal'):
+        """The flipped image; of a line, a copy."""
+        flipped = flip(image, direction)
+        return flipped.copy() if 1 in image.shape[:2] else flipped
+
+    geometric._scale_size = processing._scale_size = scale_size
+    mmcv.imflip = imflip
+
+
+def take_rle() -> None:
+    """Let mmdet's visualizer and DetInferencer take predicted masks as RLE.
+
+    Why: both call methods of bitmaps on them, so that ``test_cfg.mask_format='rle'`` ends in an
+    AttributeError. Can go when mmdet takes RLE there, as its CocoMetric does.
+    """
+    from mmdet.apis import det_inferencer
+    from mmdet.visualization import DetLocalVisualizer
+
+    from mmsolov2.visualization.rle import with_bitmaps
+
+    draw, to_dict = DetLocalVisualizer._draw_instances, det_inferencer.DetInferencer.pred2dict
+    encode = det_inferencer.encode_mask_results
+
+    def draw_instances(self, image, instances, *args):
+        """Draw what is left of the instances, masks as bitmaps."""
+        return draw(self, image, with_bitmaps(instances, image.shape[:2]), *args)
+
+    def pred2dict(self, sample, *args, **kwargs) -> dict:
+        """The sample for JSON; only where mmdet makes boxes of the masks they become bitmaps."""
+        found = sample.get('pred_instances', {})
+        if isinstance(found.get('masks'), list) and not found.bboxes.any():
+            sample = sample.new()
+            sample.pred_instances = with_bitmaps(found, sample.ori_shape)
+        return to_dict(self, sample, *args, **kwargs)
+
+    def encode_mask_results(masks) -> list[dict]:
+        """RLE dicts of bitmaps, or copies of those that are given, as mmdet changes them."""
+        return [dict(mask) for mask in masks] if isinstance(masks, list) else encode(masks)
+
+    DetLocalVisualizer._draw_instances = draw_instances
+    det_inferencer.DetInferencer.pred2dict = pred2dict
+    det_inferencer.encode_mask_results = encode_mask_results
 
 
 def allow_checkpoint_types() -> None:

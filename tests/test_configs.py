@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -153,6 +154,49 @@ def test_evaluator_reads_the_file_of_the_data(leaf):
         dataset = config[f'{part}_dataloader'].dataset
         expected = dataset.data_root + dataset.ann_file
         assert config[f'{part}_evaluator'].ann_file == expected
+
+
+def through(dataset: dict, instances: list[dict], height: int = 3, width: int = 4000) -> dict:
+    """What a dataset's pipeline makes of a line of pixels with instances."""
+    steps = [dict(type='mmdet.LoadImageFromNDArray'), *innermost(dataset)[0]['pipeline'][1:]]
+    image = np.zeros((height, width, 3), np.uint8)
+    known = dict(img=image, height=height, width=width, img_id=7, instances=instances)
+    return Compose(steps)(known)
+
+
+INSTANCE = dict(
+    bbox=[0, 0, 2000, 3], bbox_label=0, ignore_flag=0, mask=[[0.0, 0, 2000, 0, 2000, 3, 0, 3]]
+)
+
+
+@every_leaf
+def test_test_pipelines_bring_ground_truth_in_the_frame_of_the_image(leaf):
+    """By steps of mmdet's own, which other tools look for by their names, as thin as it may be."""
+    dataset = read(leaf).test_dataloader.dataset
+    assert [step['type'] for step in innermost(dataset)[0]['pipeline']] == [
+        'LoadImageFromFile', 'mmsolov2.MatchAnnotatedSize', 'Resize', 'LoadAnnotations',
+        'PackDetInputs'
+    ]
+    packed = through(dataset, [INSTANCE])
+    assert packed['inputs'].shape[1] == 1 and packed['data_samples'].ori_shape == (3, 4000)
+    truth = packed['data_samples'].gt_instances
+    assert truth.masks.to_ndarray().sum() == 3 * 2000
+    assert truth.bboxes.tensor.tolist() == [[0, 0, 2000, 3]] and truth.labels.tolist() == [0]
+    assert through(dataset, [])['data_samples'].gt_instances.masks.masks.shape == (0, 3, 4000)
+
+
+@every_leaf
+def test_training_pipelines_take_images_as_thin_as_a_line(leaf):
+    """Flipped or not: five times each."""
+    train = read(leaf).train_dataloader.dataset
+    upright = dict(INSTANCE, bbox=[0, 0, 3, 2000], mask=[[0.0, 0, 3, 0, 3, 2000, 0, 2000]])
+    for _ in range(5):
+        for instance, size in ((INSTANCE, (3, 4000)), (upright, (4000, 3))):
+            packed = through(train, [instance], *size)
+            shape = packed['inputs'].shape[1:]
+            (mask, ) = packed['data_samples'].gt_instances.masks.to_ndarray()
+            assert min(shape) == 1 and mask.shape == shape
+            assert abs(2 * int(mask.sum()) - max(shape)) <= 1
 
 
 @every_leaf

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmdet import registry as theirs
-from mmdet.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, TRANSFORMS
+from mmdet.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, TRANSFORMS, VISUALIZERS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
@@ -57,6 +57,7 @@ def test_no_other_registries():
         (HOOKS, 'ClassCheckHook'),
         (HOOKS, 'EpochSeedHook'),
         (HOOKS, 'NMSTimeHook'),
+        (VISUALIZERS, 'InstanceVisualizer'),
     ]
 )
 def test_names(registry, name):

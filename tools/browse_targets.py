@@ -27,6 +27,7 @@ from torch import nn
 from mmsolov2.apis import load_config
 from mmsolov2.apis.overlay import draw_labels, instance_color, outline, tint
 from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, plain_datasets
+from mmsolov2.engine.hooks import check_classes
 from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.grid_assigner import positives
@@ -243,6 +244,7 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     set_random_seed(0)  # the same augmentations every time
     with blamed_on(config.filename):
         dataset, padding = build_dataset(config, args.split), build_padding(config)
+    check_classes(config.filename, config.model.mask_head.get('num_classes'), dataset)
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):

@@ -23,7 +23,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),  # the tools take gloo where there is no GPU
 )
 vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+visualizer = dict(type='mmsolov2.InstanceVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 
 log_level = 'INFO'

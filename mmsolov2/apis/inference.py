@@ -2,9 +2,11 @@
 
 import copy
 import glob
-import io
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,18 +17,27 @@ from mmdet.apis import inference_detector
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from PIL import Image
 from torch import nn
 
+from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.engine.checkpoint import read_matching
 from mmsolov2.engine.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import encode_rle, tight_boxes
 from mmsolov2.registry import DATASETS, MODELS
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack some of them
+    ('.avif', ), ('.bmp', '.dib'), ('.exr', ), ('.gif', ), ('.hdr', '.pic'),
+    ('.jp2', '.j2k', '.jpf', '.jpx'), ('.jpg', '.jfif', '.jpe', '.jpeg', '.mpo'), ('.pam', ),
+    ('.pfm', ), ('.png', '.apng'), ('.ppm', '.pbm', '.pgm', '.pnm'), ('.sr', '.ras'),
+    ('.tif', '.tiff'), ('.webp', )
+)  # yapf: disable
+IMAGE_SUFFIXES = tuple(
+    sorted(suffix for kind in FORMATS if cv2.haveImageWriter(f'x{kind[0]}') for suffix in kind)
+)
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
 COCO_IDS = [number for number in range(1, 91) if number not in COCO_GAPS]
 
@@ -37,69 +48,104 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """Image paths of files, folders and glob patterns, sorted, each once.
 
     A file is taken whatever its name; of folders (with all below them) and patterns (``**`` too)
-    the files with the extension of an image, but for hidden ones.
+    the files with the extension of an image, but for hidden ones. Links are followed, and a folder
+    that is reached in several ways is searched once. What is left out for its extension is logged
+    in one line, as a folder that cannot be read is.
 
     Raises:
         InputError: if an input gives no image.
     """
-    found = {os.path.abspath(path): path for name in inputs for path in _expand(str(name))}
+    found, others = {}, set()
+    for name in inputs:
+        images, left = _expand(os.path.expanduser(name))
+        for path in images:
+            found.setdefault(_place(path), path)
+        others.update(map(_place, left))
+    kinds = Counter(Path(place).suffix.lower() or 'none' for place in others - found.keys())
+    if kinds:
+        _warn(f"left out {kinds.total()} files whose extension is no image's: {dict(kinds)}")
     return sorted(found.values())
 
 
-def _expand(name: str) -> list[Path]:
-    """The images of one input; at least one."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return [path]
-    pattern = f'{glob.escape(str(path))}/**/*' if path.is_dir() else str(path)
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
-    images = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+def _place(path: Path) -> str:
+    """Where a file is, by whatever links its folder was reached; its own name may be a link."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
+
+
+def _expand(name: str) -> tuple[list[Path], list[Path]]:
+    """The images of one input, at least one, and the files with other extensions."""
+    if os.path.isfile(name):
+        return [Path(name)], []
+    is_folder = os.path.isdir(name)
+    pattern = Path(glob.escape(name), '**') if is_folder else Path(name)
+    files = [path for path in _matches(pattern) if not os.path.isdir(path)]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if images:
-        return images
-    if path.is_dir() or matches:
+        return images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+    if is_folder or files:
         reason = f'no file with the extension of an image ({" ".join(IMAGE_SUFFIXES)}) is in it'
     else:
         reason = 'there is no such file or folder, and no file matches it as a pattern'
     raise InputError(f'{name}: {reason}; give an image, a folder of images or a quoted pattern')
 
 
+def _matches(pattern: Path) -> Iterator[Path]:
+    """The paths of a pattern, in which ``**`` is a folder and those below it; none is hidden."""
+    if '**' not in pattern.parts:
+        yield from map(Path, glob.glob(str(pattern)))
+        return
+    first = pattern.parts.index('**')
+    rest = pattern.parts[first + 1:] or ('*', )
+    for top in filter(os.path.isdir, glob.glob(str(Path(*pattern.parts[:first])))):
+        for folder in _folders(top):
+            yield from _matches(Path(glob.escape(folder), *rest))
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those below it, each once: links, which may lead back, come last."""
+    waiting, seen = deque([top]), set()
+    while waiting:
+        folder = waiting.popleft()
+        if os.path.realpath(folder) in seen:
+            continue
+        seen.add(os.path.realpath(folder))
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
+        except OSError as error:
+            _warn(f'left out {folder}: the folder cannot be read ({error.strerror})')
+            continue
+        yield folder
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isdir(path):
+                (waiting.append if os.path.islink(path) else waiting.appendleft)(path)
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file upright, as its EXIF tag says: (H, W, 3) uint8 BGR.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits are cut to the upper 8.
+    Grey becomes three equal channels, alpha is dropped, 16 bits are cut to the upper 8. Of several
+    frames or pages it is the first.
 
     Raises:
         InputError: if the file is missing, no image, truncated or of an unsupported kind.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe may never end
+            raise InputError(f'{path}: this is no file, but a folder, a pipe or a device')
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: the image cannot be read: {error.strerror}') from error
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # empty, or too large
-        image = None
-    if image is None or _is_cut_jpeg(data):
+    image = decode_image(data)
+    if image is None:
         raise InputError(
             f'{path}: this is no image that can be decoded, or it is truncated '
             f'({len(data)} bytes, beginning with {data[:8]!r}): replace it'
         )
     return image
-
-
-def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether image data are a JPEG that ends too early: OpenCV 4 fills it up with grey."""
-    if not data.startswith(b'\xff\xd8'):
-        return False
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft('RGB', (1, 1))  # decode an eighth of the size, which is fast
-            image.load()
-    except OSError:
-        return True
-    except Image.DecompressionBombError:  # OpenCV has a higher limit, and has read it
-        return False
-    return False
 
 
 # Model

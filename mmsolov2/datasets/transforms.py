@@ -1,11 +1,12 @@
 """Steps of the data pipelines that mmdet lacks."""
 
-import copy
+import os
 
 import mmcv
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize as MMDetResize
 
+from mmsolov2.datasets.image_files import is_cut_file
 from mmsolov2.errors import InputError
 from mmsolov2.registry import TRANSFORMS
 
@@ -19,21 +20,28 @@ class MatchAnnotatedSize(BaseTransform):
     turning. Images without annotated sizes stay upright.
 
     Raises:
-        InputError: if the image has neither the annotated size nor that size turned.
+        InputError: if the image is truncated, or has neither the annotated size nor that size
+            turned.
     """
 
     def transform(self, results: dict) -> dict:
         """Change ``img``, ``img_shape`` and ``ori_shape`` where the frames differ."""
+        path = results.get('img_path')
+        if path and os.path.isfile(path) and is_cut_file(path):  # no array, and nothing remote
+            raise InputError(
+                f'{path}: this image is truncated ({os.path.getsize(path)} bytes): replace it, or '
+                'take it out of the data'
+            )
         annotated = (results.get('height'), results.get('width'))
         shape = results['img'].shape[:2]
         if shape == annotated or None in annotated:
             return results
         if shape[::-1] == annotated:
-            unturned = mmcv.imread(results['img_path'], flag='color_ignore_orientation')
+            unturned = mmcv.imread(path, flag='color_ignore_orientation')
             shape = unturned.shape[:2]
         if shape != annotated:
             raise InputError(
-                f'{results["img_path"]}: the image is {shape[1]}x{shape[0]} pixels, but its '
+                f'{path}: the image is {shape[1]}x{shape[0]} pixels, but its '
                 f'annotations say {annotated[1]}x{annotated[0]}: correct the annotation file'
             )
         return {**results, 'img': unturned, 'img_shape': shape, 'ori_shape': shape}
@@ -41,19 +49,4 @@ class MatchAnnotatedSize(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Resize(MMDetResize):
-    """mmdet's Resize, which also keeps a side of very long images at one pixel, not at none."""
-
-    def transform(self, results: dict) -> dict:
-        """Resize the image and its annotations to fit into ``scale``."""
-        height, width = results['img'].shape[:2]
-        if self.keep_ratio and self.scale:
-            size = mmcv.rescale_size((width, height), self.scale)
-            if min(size) < 1:
-                return self._to_size(tuple(max(side, 1) for side in size)).transform(results)
-        return super().transform(results)
-
-    def _to_size(self, size: tuple[int, int]) -> MMDetResize:
-        """The same resize to exactly (width, height)."""
-        resize = copy.copy(self)
-        resize.scale, resize.keep_ratio = size, False
-        return resize
+    """mmdet's Resize under a name that configs had while it failed on very long images."""

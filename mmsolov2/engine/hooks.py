@@ -43,17 +43,21 @@ class ClassCheckHook(Hook):
         model = bare(runner.model)
         head = getattr(model, 'mask_head',
                        None) if not hasattr(model, 'roi_head') else (model.roi_head.bbox_head)
-        num_classes = getattr(head, 'num_classes', None)
-        classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
-        if None in (num_classes, classes) or len(classes) == num_classes:
-            return
-        dataset = next(innermost(loader.dataset))
-        name = getattr(dataset, 'ann_file', type(dataset).__name__)
-        raise InputError(
-            f"{runner.cfg.filename}: the head's num_classes is {num_classes}, but the dataset "
-            f'{name} has {len(classes)} classes {classes}: set '
-            f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
-        )
+        check_classes(runner.cfg.filename, getattr(head, 'num_classes', None), loader.dataset)
+
+
+def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> None:
+    """Raise InputError if the ``num_classes`` of a config's head is not that of a dataset."""
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if None in (num_classes, classes) or len(classes) == num_classes:
+        return
+    plain = next(innermost(dataset))
+    name = getattr(plain, 'ann_file', type(plain).__name__)
+    raise InputError(
+        f"{config}: the head's num_classes is {num_classes}, but the dataset "
+        f'{name} has {len(classes)} classes {classes}: set '
+        f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
+    )
 
 
 def innermost(dataset: Dataset) -> Iterator[Dataset]:

@@ -72,12 +72,12 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
     """Let mmdet's visualization hook paint the tested images, as --show and --show-dir say.
 
     Raises:
-        InputError: if the results are RLE, which mmdet does not paint.
+        InputError: if the config has no such hook.
     """
-    if config.model.get('test_cfg', {}).get('mask_format') == 'rle':
+    if 'visualization' not in config.get('default_hooks', {}):
         raise InputError(
-            f"{args.config}: mmdet paints bitmaps alone: --cfg-options "
-            "model.test_cfg.mask_format=bitmap, or tools/predict.py"
+            f'{args.config}: --show and --show-dir need a hook that paints: '
+            "default_hooks=dict(visualization=dict(type='DetVisualizationHook'))"
         )
     trigger_visualization_hook(config, args)
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import inference_detector
+from mmdet.apis import DetInferencer, inference_detector
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -147,7 +147,103 @@ def test_find_images_names_an_input_without_images(folder, name):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize('pattern', ['', '**/*', '**/*.png', '**/**/a.png', 'sub/up/**'])
+def test_links_that_lead_back_multiply_nothing(tmp_path, pattern):
+    """Each doubles with every level below, up to the 40 that the system follows."""
+    (tmp_path / 'sub').mkdir()
+    for name in ('a.png', 'sub/a.png'):
+        (tmp_path / name).touch()
+    for name in ('sub/up', 'again', 'sub/here'):
+        (tmp_path / name).symlink_to(tmp_path / 'sub' if name == 'sub/here' else tmp_path)
+    paths = find_images([tmp_path / pattern])
+    assert sorted(os.path.realpath(path)
+                  for path in paths) == [str(tmp_path / 'a.png'),
+                                         str(tmp_path / 'sub' / 'a.png')]
+    if not pattern.startswith('sub'):
+        assert all('up' not in path.parts and 'again' not in path.parts for path in paths)
+
+
+def test_links_to_files_and_other_folders_are_followed(folder, tmp_path):
+    (tmp_path / 'album').mkdir()
+    (tmp_path / 'album' / 'link.png').symlink_to(folder / 'a.PNG')
+    (tmp_path / 'album' / 'gone.png').symlink_to(folder / 'gone.png')
+    (tmp_path / 'album' / 'deep').symlink_to(folder / 'sub' / 'deep')
+    assert found(tmp_path / 'album', '.') == ['deep/c.tiff', 'gone.png', 'link.png']
+    with pytest.raises(InputError, match=r'gone\.png: the image cannot be read: No such file'):
+        read_image(tmp_path / 'album' / 'gone.png')
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """What is logged while images are looked for."""
+    lines = []
+    monkeypatch.setattr(
+        'mmsolov2.apis.inference.print_log', lambda text, **kwargs: lines.append(text)
+    )
+    return lines
+
+
+def test_one_line_counts_the_files_that_are_left_out(folder, logged):
+    (folder / 'sub' / 'more.TXT').touch()
+    (folder / 'README').touch()
+    assert len(find_images([folder, folder / 'sub', folder / '*'])) == 4
+    (line, ) = logged
+    assert line.startswith("left out 3 files whose extension is no image's: {")
+    assert "'.txt': 2" in line and "'none': 1" in line
+    assert len(find_images([folder / 'sub', folder / 'sub' / 'more.TXT'])) == 3  # it is named
+    assert len(logged) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_told(folder, logged, monkeypatch):
+
+    def refuse_deep(path, listdir=os.listdir):
+        if Path(path).name == 'deep':
+            raise PermissionError(13, 'Permission denied')
+        return listdir(path)
+
+    monkeypatch.setattr(os, 'listdir', refuse_deep)
+    assert len(find_images([folder])) == 3
+    assert logged[0] == (
+        f'left out {folder}/sub/deep: the folder cannot be read (Permission denied)'
+    )
+
+
+@pytest.mark.parametrize(
+    'name', [
+        'a.avif', 'a.apng', 'a.bmp', 'a.dib', 'a.gif', 'a.hdr', 'a.jfif', 'a.jp2', 'a.jpe', 'a.JPG',
+        'a.jpeg', 'a.pam', 'a.pbm', 'a.pfm', 'a.pgm', 'a.pic', 'a.png', 'a.pnm', 'a.ppm', 'a.ras',
+        'a.sr', 'a.tif', 'a.tiff', 'a.webp'
+    ]
+)
+def test_what_opencv_reads_is_found(tmp_path, photo, name):
+    suffix = '.jpg' if name == 'a.jfif' else Path(name).suffix
+    if not cv2.haveImageWriter(f'a{suffix}'):
+        pytest.skip('not in this build of OpenCV')
+    image = photo[..., 0] if suffix in ('.pgm', '.pbm') else photo
+    image = np.float32(image) / 255 if suffix in ('.hdr', '.pfm', '.pic') else image
+    (tmp_path / name).write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    assert find_images([tmp_path]) == [tmp_path / name]
+    assert read_image(tmp_path / name).shape == photo.shape
+
+
 # Reading and predicting images of all kinds
+
+
+def test_pipes_and_folders_are_refused(tmp_path):
+    """Reading a pipe waits for somebody who writes to it."""
+    os.mkfifo(tmp_path / 'pipe.png')
+    assert find_images([tmp_path]) == [tmp_path / 'pipe.png']
+    for path in (tmp_path / 'pipe.png', tmp_path):
+        with pytest.raises(InputError, match='this is no file, but a folder, a pipe or a device'):
+            read_image(path)
+
+
+def test_the_first_frame_is_read(photo, tmp_path):
+    frames = [Image.fromarray(image[..., ::-1]) for image in (photo, 255 - photo)]
+    for name in ('pages.tif', 'frames.png', 'frames.webp'):
+        lossless = dict(lossless=True) if name.endswith('webp') else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **lossless)
+        assert np.array_equal(read_image(tmp_path / name), photo)
 
 
 def test_predicts_as_mmdet_does(model, photo, tmp_path):
@@ -433,6 +529,54 @@ def test_category_ids(model):
         dict(id=90, name='toothbrush'),
     ]
     assert coco_categories(['a', 'b']) == [dict(id=1, name='a'), dict(id=2, name='b')]
+
+
+# mmdet's inferencer
+
+
+@pytest.fixture
+def inferencer(checkpoint):
+    """Makes mmdet's DetInferencer of the model, with settings of prediction."""
+
+    def make(**test_cfg) -> DetInferencer:
+        options = {f'model.test_cfg.{name}': value for name, value in test_cfg.items()}
+        config = load_config(CONFIG, {**TINY, **options})
+        return DetInferencer(config, str(checkpoint), device='cpu', show_progress=False)
+
+    return make
+
+
+@pytest.mark.parametrize('settings', [{}, dict(score_thr=1.0)], ids=['found', 'nothing found'])
+def test_rle_and_bitmaps_are_the_same_to_mmdets_inferencer(inferencer, photo, tmp_path, settings):
+    """Its results for JSON, in memory and in the file, and its pictures."""
+    path = write(tmp_path / 'photo.png', photo)
+    results, files, pictures = [], [], []
+    for mask_format in ('bitmap', 'rle'):
+        np.random.seed(0)  # of the colours
+        out = tmp_path / mask_format
+        found = inferencer(
+            mask_format=mask_format, **settings
+        )(str(path), out_dir=str(out), no_save_pred=False, pred_score_thr=0.1)
+        results.append(found['predictions'])
+        files.append((out / 'preds' / 'photo.json').read_text())
+        pictures.append(cv2.imread(str(out / 'vis' / 'photo.png')))
+    assert results[0] == results[1] and files[0] == files[1]
+    assert np.array_equal(*pictures) and pictures[0].shape == photo.shape
+    assert bool(results[0][0]['masks']) == bool((pictures[0] != photo).any()) == (not settings)
+
+
+def test_samples_of_mmdets_inferencer_keep_their_rle(inferencer, photo):
+    inference = inferencer(mask_format='rle')
+    (sample, ) = inference(photo, return_datasamples=True, return_vis=True)['predictions']
+    inference.pred2dict(sample)
+    (mask, *_) = sample.pred_instances.masks
+    assert isinstance(mask['counts'], bytes) and coco_mask.decode(mask).shape == photo.shape[:2]
+
+
+def test_mmdets_inferencer_takes_images_as_thin_as_a_line(inferencer):
+    line = np.random.default_rng(0).integers(0, 256, (3, 4000, 3), np.uint8)
+    (result, ) = inferencer()(line)['predictions']
+    assert result['masks'][0]['size'] == [3, 4000]
 
 
 # Overlays

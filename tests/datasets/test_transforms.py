@@ -93,6 +93,21 @@ def test_input_is_not_modified(tmp_path):
     assert results == before
 
 
+def test_a_truncated_image_is_named(tmp_path):
+    """OpenCV fills it up with grey, or refuses it: that depends on its version."""
+    path = Path(photo(tmp_path, 1))
+    results = load(str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r'photo\.jpg: this image is truncated \(\d+ bytes\)'):
+        MatchAnnotatedSize().transform(results)
+
+
+@pytest.mark.parametrize('known', [{}, dict(img_path=None), dict(img_path='s3://far/away.jpg')])
+def test_images_that_are_no_local_files_pass(known):
+    results = dict(img=np.zeros((4, 6, 3), np.uint8), **known)
+    assert MatchAnnotatedSize().transform(results) is results
+
+
 # Resize
 
 
@@ -127,8 +142,9 @@ def sample(height: int, width: int, kind: str = 'bitmap') -> dict:
         (1, 1, (256, 256)),
     ]
 )
-def test_thin_image_keeps_a_pixel(height, width, shape, kind):
-    resized = Resize(scale=(320, 256), keep_ratio=True).transform(sample(height, width, kind))
+@pytest.mark.parametrize('step', [Resize, MMDetResize])
+def test_thin_image_keeps_a_pixel(height, width, shape, kind, step):
+    resized = step(scale=(320, 256), keep_ratio=True).transform(sample(height, width, kind))
     assert resized['img'].shape == (*shape, 3)
     assert resized['img_shape'] == shape
     assert np.allclose(resized['scale_factor'], (shape[1] / width, shape[0] / height))
@@ -153,15 +169,16 @@ def test_thin_image_keeps_its_pixels():
     assert (resized['img'] == 77).all()
 
 
-def test_thin_image_in_random_choice_resize():
+@pytest.mark.parametrize('choice', [{}, dict(resize_type='mmsolov2.Resize')])
+def test_thin_image_in_random_choice_resize(choice):
     step = TRANSFORMS.build(
-        dict(
-            type='RandomChoiceResize',
-            scales=[(320, 256)],
-            resize_type='mmsolov2.Resize',
-            keep_ratio=True,
-        )
+        dict(type='RandomChoiceResize', scales=[(320, 256)], keep_ratio=True, **choice)
     )
+    assert step.transform(sample(10, 8000))['img_shape'] == (1, 320)
+
+
+def test_thin_image_by_a_factor():
+    step = MMDetResize(scale_factor=0.04, keep_ratio=True)
     assert step.transform(sample(10, 8000))['img_shape'] == (1, 320)
 
 

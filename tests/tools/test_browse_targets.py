@@ -121,6 +121,15 @@ def test_heads_without_an_assigner_are_refused(browse, capsys):
     assert 'the head is a SOLOHead: only SOLOv2Head has an assigner' in capsys.readouterr().err
 
 
+def test_another_number_of_classes_is_refused_as_in_training(browse, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        browse(settings=('model.mask_head.num_classes=80', ))
+    error = capsys.readouterr().err.strip()
+    assert "solov2-light_r18_fpn_shapes.py: the head's num_classes is 80, but the dataset " in error
+    assert 'has 5 classes' in error and '\n' not in error
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_missing_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         tool.main([CONFIG, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/'])

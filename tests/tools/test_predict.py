@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from mmsolov2.apis import load_config
+from mmsolov2.errors import InputError
+from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +90,7 @@ def overlays(out: Path) -> list[str]:
 
 def test_files_of_a_folder_with_a_broken_image(command, photos, tmp_path):
     (photos / 'broken.jpg').write_text('not an image')
+    (photos / 'notes.txt').touch()
     out = tmp_path / 'out'
     run = subprocess.run([sys.executable, SCRIPT, *command],
                          capture_output=True,
@@ -91,6 +98,7 @@ def test_files_of_a_folder_with_a_broken_image(command, photos, tmp_path):
                          cwd=ROOT)
     assert run.returncode == 1, run.stderr
     assert f'error: {photos}/broken.jpg: this is no image' in run.stderr
+    assert "left out 1 files whose extension is no image's: {'.txt': 1}" in run.stdout
     assert '1 images could not be read' in run.stderr and 'Traceback' not in run.stderr
 
     assert overlays(out) == ['overlays/a.png', 'overlays/sub/a.png', 'overlays/sub/b.png']
@@ -108,6 +116,57 @@ def test_files_of_a_folder_with_a_broken_image(command, photos, tmp_path):
     assert coco.annToMask(annotation).shape == (40, 60)
     assert coco.loadCats(annotation['category_id'])[0]['name'] == annotation['category_name']
     assert not list(out.rglob('*.unfinished'))
+
+
+def found_in(image: np.ndarray) -> DetDataSample:
+    """A wrong frame of one pixel around a (40, 60) image, and, less sure, a right square."""
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, [0, -1]] = masks[0, :, [0, -1]] = masks[1, :36, :36] = True
+    instances = InstanceData(
+        scores=torch.tensor([0.9, 0.8]),
+        labels=torch.tensor([0, 0]),
+        bboxes=torch.tensor([[0.0, 0, 60, 40], [0, 0, 36, 36]]),
+        masks=masks,
+    )
+    return DetDataSample(pred_instances=instances, ori_shape=(40, 60))
+
+
+def average_precision(truth: COCO, predictions: COCO) -> dict[str, float]:
+    """pycocotools' AP of masks of all sizes, and of 32 to 96 pixels squared."""
+    evaluation = COCOeval(truth, predictions, 'segm')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return {'coco/segm_mAP': evaluation.stats[0], 'coco/segm_mAP_m': evaluation.stats[4]}
+
+
+def test_figures_by_size_are_those_of_the_evaluation(command, photos, tmp_path, monkeypatch):
+    """The frame is small, 196 pixels, but its box is not."""
+    monkeypatch.setattr(tool, 'predict', lambda model, image: found_in(image))
+    assert tool.main(command) == 0
+    out = tmp_path / 'out'
+    about, results = read(out / 'images.json'), read(out / 'predictions.json')
+    squares = [{
+        **result, 'id': id_,
+        'iscrowd': 0,
+        'area': 36 * 36
+    } for id_, result in enumerate(results[1::2], 1)]
+    (out / 'truth.json').write_text(json.dumps({**about, 'annotations': squares}))
+
+    metric = CocoInstanceMetric(ann_file=str(out / 'truth.json'), metric='segm')
+    metric.dataset_meta = dict(classes=[category['name'] for category in about['categories']])
+    for image in about['images']:
+        sample = found_in(photos).to_dict()
+        metric.process({}, [dict(sample, img_id=image['id'], ori_shape=(40, 60))])
+    evaluated = metric.evaluate(3)
+
+    truth = COCO(str(out / 'truth.json'))
+    of_masks = truth.loadRes([{key: r[key] for key in r if key != 'bbox'} for r in results])
+    expected = {'coco/segm_mAP': 0.5, 'coco/segm_mAP_m': 1.0}
+    assert {name: evaluated[name] for name in expected} == expected
+    assert average_precision(truth, of_masks) == pytest.approx(expected)
+    of_boxes = truth.loadRes(str(out / 'predictions.json'))
+    assert average_precision(truth, of_boxes)['coco/segm_mAP_m'] == pytest.approx(0.5)
 
 
 def test_an_interrupted_run_keeps_what_was_done(command, tmp_path, monkeypatch, capsys):
@@ -182,8 +241,91 @@ def test_an_input_without_images_is_one_line(command, tmp_path, capsys):
         (['a.png', 'a.jpg', 'a.jpg.png'], ['a.png.png', 'a.jpg.png', 'a.jpg.png.png']),
         (['v1.2.png', 'v1.3.png'], ['v1.2.png', 'v1.3.png']),
         (['noextension', 'dir.d/a.png'], ['noextension.png', 'dir.d/a.png']),
+        (['A.jpg', 'a.png'], ['A.jpg.png', 'a.png.png']),  # where case makes no difference
     ],
 )
 def test_overlay_names(names, expected):
     assert tool.overlay_names(names) == expected
-    assert len(set(expected)) == len(names)
+    assert len({name.casefold() for name in expected}) == len(names)
+
+
+def test_long_overlay_names_are_cut_and_differ():
+    names = ['d/' + 250 * 'a' + end for end in ('.jpg', '1.jpg', '.png', '2')] + [90 * '\u20ac']
+    overlays = tool.overlay_names(names)
+    lengths = [len(os.fsencode(Path(overlay).name)) for overlay in overlays]
+    assert len(set(overlays)) == 5 and max(lengths) == 255 - len('.unfinished')
+    assert all(overlay.startswith('d/aaa') and overlay.endswith('.png') for overlay in overlays[:4])
+    assert overlays[4].startswith('\u20ac\u20ac') and min(lengths) > 200
+    fits = 240 * 'a'
+    assert tool.overlay_names([f'{fits}.jpg']) == [f'{fits}.png']
+
+
+def test_names_of_every_kind(command, photos, tmp_path, capsys):
+    names = [
+        250 * 'n' + '.png', 'two\nlines.png',
+        os.fsdecode(b'caf\xe9.png'), 'Case.png', 'case.png', 'star*[1]?.png', ' .png'
+    ]
+    data = (photos / 'a.png').read_bytes()
+    for name in names:
+        (photos / name).write_bytes(data)
+    (photos / 'bro\nken.png').write_bytes(data[:100])
+    assert tool.main(command) == 1
+    out = tmp_path / 'out'
+    assert len(overlays(out)) == len(names) + 3
+    images = read(out / 'images.json')['images']
+    assert set(names) <= {image['file_name'] for image in images}
+    (line, _) = [one for one in capsys.readouterr().err.splitlines() if one.startswith(('e', '1'))]
+    assert line.startswith(f'error: {photos}/bro\\nken.png: this is no image')
+
+
+def test_an_overlay_that_cannot_be_written_is_reported_and_the_rest_are_done(
+    command, photos, tmp_path, capsys
+):
+    out = tmp_path / 'out'
+    (out / 'overlays' / 'a.png').mkdir(parents=True)
+    assert tool.main(command) == 1
+    error = capsys.readouterr().err
+    assert f'error: {photos}/a.png: {out}/overlays/a.png: it cannot be written' in error
+    assert '1 images could not be read, predicted or drawn' in error
+    assert overlays(out)[1:] == ['overlays/sub/a.png', 'overlays/sub/b.png']
+    assert len(read(out / 'images.json')['images']) == 3
+    assert {result['image_id'] for result in read(out / 'predictions.json')} == {1, 2, 3}
+
+
+def test_an_overlay_too_long_for_png_is_reported(command, tmp_path, monkeypatch, capsys):
+    pictures = iter([np.zeros((1, 1_000_001, 3), np.uint8), *2 * [np.zeros((4, 4, 3), np.uint8)]])
+    monkeypatch.setattr(tool, 'draw_overlay', lambda *args: next(pictures))
+    assert tool.main(command) == 1
+    assert 'a.png: its overlay of 60x40 pixels is too large for PNG' in capsys.readouterr().err
+    assert len(overlays(tmp_path / 'out')) == 2
+
+
+def test_an_image_that_vanishes_or_is_refused_is_reported(command, photos, monkeypatch, capsys):
+
+    def predict(model, image, predict=tool.predict):
+        (photos / 'sub' / 'a.png').unlink(missing_ok=True)
+        if image.shape[1] == 61:
+            raise InputError('5 masks do not fit')
+        return predict(model, image)
+
+    monkeypatch.setattr(tool, 'predict', predict)
+    cv2.imwrite(str(photos / 'wide.png'), np.zeros((40, 61, 3), np.uint8))
+    assert tool.main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert f'error: {photos}/sub/a.png: the image cannot be read: No such file or directory' in (
+        lines
+    )
+    assert f'error: {photos}/wide.png: 5 masks do not fit' in lines
+    assert '2 images could not be read, predicted or drawn' in lines
+
+
+def test_results_of_an_earlier_run_stay_if_nothing_was_done(command, tmp_path, monkeypatch):
+    assert tool.main(command) == 0
+    before = [read(tmp_path / 'out' / name) for name in ('images.json', 'predictions.json')]
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, 'read_image', stop)
+    assert tool.main(command) == 130
+    assert [read(tmp_path / 'out' / name) for name in ('images.json', 'predictions.json')] == before

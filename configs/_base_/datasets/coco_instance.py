@@ -6,14 +6,15 @@ train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(type='mmsolov2.MatchAnnotatedSize'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='mmsolov2.Resize', scale=(1333, 800), keep_ratio=True),
+    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(type='mmsolov2.MatchAnnotatedSize'),
-    dict(type='mmsolov2.Resize', scale=(1333, 800), keep_ratio=True),
+    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),

@@ -8,7 +8,6 @@ train_pipeline = [
     dict(
         type='RandomChoiceResize',
         scales=[(852, short) for short in (512, 480, 448, 416, 384, 352)],
-        resize_type='mmsolov2.Resize',
         keep_ratio=True,
     ),
     dict(type='RandomFlip', prob=0.5),
@@ -17,7 +16,8 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
     dict(type='mmsolov2.MatchAnnotatedSize'),
-    dict(type='mmsolov2.Resize', scale=(852, 512), keep_ratio=True),
+    dict(type='Resize', scale=(852, 512), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),

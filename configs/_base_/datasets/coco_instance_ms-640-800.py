@@ -7,7 +7,6 @@ train_pipeline = [
     dict(
         type='RandomChoiceResize',
         scales=[(1333, short) for short in (800, 768, 736, 704, 672, 640)],
-        resize_type='mmsolov2.Resize',
         keep_ratio=True,
     ),
     dict(type='RandomFlip', prob=0.5),

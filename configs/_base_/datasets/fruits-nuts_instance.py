@@ -12,7 +12,6 @@ train_pipeline = [
     dict(
         type='RandomChoiceResize',
         scales=[(480, 360), (440, 330), (400, 300), (360, 270), (320, 240)],
-        resize_type='mmsolov2.Resize',
         keep_ratio=True,
     ),
     dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
@@ -21,7 +20,8 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmsolov2.MatchAnnotatedSize'),
-    dict(type='mmsolov2.Resize', scale=(400, 300), keep_ratio=True),
+    dict(type='Resize', scale=(400, 300), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),

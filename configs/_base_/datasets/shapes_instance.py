@@ -18,7 +18,7 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='mmsolov2.MatchAnnotatedSize'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='mmsolov2.Resize', scale=(256, 192), keep_ratio=True),
+            dict(type='Resize', scale=(256, 192), keep_ratio=True),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackDetInputs'),
         ],
@@ -34,7 +34,8 @@ val_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='mmsolov2.MatchAnnotatedSize'),
-            dict(type='mmsolov2.Resize', scale=(256, 192), keep_ratio=True),
+            dict(type='Resize', scale=(256, 192), keep_ratio=True),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
             dict(
                 type='PackDetInputs',
                 meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
