@@ -1,25 +1,18 @@
 """COCO-format instance data for training and testing."""
 
 import os
+from pathlib import Path
 
-import cv2
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.fileio import get_local_path
 
 from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO, paused_collector
 from mmsolov2.datasets.epoch_seed import EpochSeed
+from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.datasets.pipeline import require_masks_kept, steps_of
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
-
-
-def is_readable(path: str) -> bool:
-    """Whether OpenCV can decode an image file."""
-    try:
-        return cv2.imread(path) is not None
-    except cv2.error:
-        return False
 
 
 @DATASETS.register_module()
@@ -155,7 +148,7 @@ class CocoInstanceDataset(CocoDataset):
                 f'{path}: there is no such image, but {self.ann_file} lists it; check data_root '
                 'and data_prefix'
             ) from error
-        if not is_readable(path):
+        if decode_image(Path(path).read_bytes()) is None:
             raise InputError(
                 f'{path}: this image cannot be decoded; replace it or take it out of '
                 f'{self.ann_file}'

@@ -361,6 +361,19 @@ def test_broken_image(tmp_path, how):
     assert file in str(caught.value)
 
 
+def test_a_cut_jpeg_is_named_whatever_opencv_makes_of_it(tmp_path):
+    """Some of its releases refuse it, some fill it up with grey."""
+    images = [dict(id=1, file_name='a.jpg', width=96, height=96)]
+    dataset = build(write(tmp_path, [annotation()], images=images))
+    picture = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    data = cv2.imencode('.jpg', picture)[1].tobytes()
+    (tmp_path / 'a.jpg').write_bytes(data)
+    assert len(dataset[0]['data_samples'].gt_instances) == 1
+    (tmp_path / 'a.jpg').write_bytes(data[:len(data) // 2])
+    with pytest.raises(InputError, match=r'a\.jpg: this image (cannot be decoded|is truncated)'):
+        dataset[0]
+
+
 @pytest.mark.parametrize('how, num_workers', [('missing', 0), ('truncated', 1)])
 def test_broken_image_is_one_line_of_a_tool(tmp_path, how, num_workers, capfd):
     file, image, dataset = broken(tmp_path, how)
