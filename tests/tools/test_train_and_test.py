@@ -190,3 +190,49 @@ def test_an_unreadable_image_is_one_line(tiny_config, tiny_shapes, run_python, t
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
     assert last.startswith('error: ') and 'gone.png: there is no such image' in last
+
+
+SPOIL = """
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Spoil(Hook):
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9 // get_world_size() and get_rank() == get_world_size() - 1:
+            next(runner.model.parameters()).data.fill_(torch.nan)
+"""
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_diverged_training_is_one_line_and_keeps_its_checkpoints(
+    tiny_config, dist_environment, tmp_path, processes
+):
+    """Also if it begins in one process: all stop, and none waits for the others."""
+    (tmp_path / 'spoil.py').write_text(SPOIL)
+    config = tmp_path / 'spoiled.py'
+    config.write_text(
+        f"_base_ = '{tiny_config}'\ncustom_imports = dict(imports=['mmsolov2', 'spoil'])\n"
+        "custom_hooks = [dict(type='Spoil')]\n"
+        "default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))\n"
+    )
+    launch = [sys.executable, 'tools/train.py'] if processes == 1 else ['tools/dist_train.sh']
+    result = subprocess.run(
+        [
+            *launch, config, *(['2'] if processes == 2 else []), '--work-dir', tmp_path
+        ],
+        cwd=ROOT,
+        env={**dist_environment, 'PYTHONPATH': f'{ROOT}:{tmp_path}'},
+        capture_output=True,
+        text=True,
+    )  # yapf: disable
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert result.returncode == (2 if processes == 1 else 1) and len(lines) == processes
+    assert all('training has diverged: ' in line for line in lines)
+    assert f'last checkpoint before: {tmp_path}/epoch_2.pth' in lines[0]
+    (path, ) = tmp_path.glob('*.pth')
+    weights = torch.load(path, weights_only=False)['state_dict']
+    assert path.name == 'epoch_2.pth' and all(value.isfinite().all() for value in weights.values())
