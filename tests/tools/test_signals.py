@@ -57,7 +57,7 @@ def start(command: Iterable, log: Path, **variables) -> subprocess.Popen:
 
 def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 300
-    while text not in log.read_text():
+    while not log.exists() or text not in log.read_text():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.02)
 
@@ -126,6 +126,19 @@ def test_nothing_is_left_of_two_processes_of_torchrun(tiny_config, tmp_path, fre
     wait_for('Epoch(train)', log, process)
     assert send(signal.SIGTERM, process) != 0
     assert log.read_text().count('stopped by SIGTERM') == 2
+
+
+def test_ablations_end_with_their_trainings(tiny_config, tmp_path):
+    log, training = tmp_path / 'log', tmp_path / 'out' / 'train' / 'default-seed-0' / 'train.log'
+    options = [f'train_dataloader.{option}' for option in WORKERS]
+    process = start([
+        sys.executable, 'tools/reproduce_ablations.py', 'default', '--seeds', 0, 1, '--config',
+        tiny_config, '--out-dir', tmp_path / 'out', '--cfg-options', *options
+    ], log)  # yapf: disable
+    wait_for('2 trainings', log, process)
+    wait_for('Epoch(train)', training, process)
+    assert send(signal.SIGTERM, process) == 143
+    assert 'Traceback' not in log.read_text()
 
 
 # The handlers alone: they need no package around them
