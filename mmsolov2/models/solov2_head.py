@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.utils import reduce_mean
+from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -179,8 +180,8 @@ class SOLOv2Head(BaseModule):
         assigner: config of the assigner of instances to cells.
         loss_cls: config of the category loss.
         loss_mask: config of the mask loss.
-        sync_avg_factor: divide the losses by the mean number of positive cells over all
-            processes, not by each process's own.
+        sync_avg_factor: divide the losses by the positive cells of all processes, not by each
+            process's own: gradients averaged over processes are those of one joint batch.
         conv_cfg: config of the towers' convolutions, as dict(type='DCNv2').
         last_conv_cfg: config of the last one of each tower, if it is another.
         test_cfg: prediction's settings over ``TEST_DEFAULTS``. ``score_thr``, ``filter_thr`` and
@@ -331,13 +332,14 @@ class SOLOv2Head(BaseModule):
             ) for mask, gt in zip(masks, instances, strict=True)
         ]
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
-        if self.sync_avg_factor:
-            num_positive = reduce_mean(num_positive.float())
+        one = 1.0
+        if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
+            num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
         labels = torch.stack([image.labels for image in targets])
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
             labels.flatten(),
-            avg_factor=num_positive + 1,
+            avg_factor=num_positive + one,
         )
         loss_mask = self._mask_losses(
             mask_features,
@@ -345,7 +347,7 @@ class SOLOv2Head(BaseModule):
             [self.assigner.mask_targets(mask) for mask in masks],
             positives(targets),
         )
-        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=1))
+        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
 
     def _mask_losses(
         self,
