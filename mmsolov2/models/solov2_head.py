@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmsolov2.errors import InputError
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
 from mmsolov2.models.coordinates import append_coordinates
 from mmsolov2.models.device import sent
@@ -80,15 +81,25 @@ def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]
 
 
 def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
-    """Instance masks of mmdet's structures, padded at the right and below: (n, *size) bool.
+    """Instance masks, mmdet's or a tensor, padded at the right and below: (n, *size) bool.
 
     Without a copy where there is nothing to pad or to convert: never to be written to.
+
+    Raises:
+        InputError: if they are larger than ``size``.
     """
-    bitmaps = np.ascontiguousarray(masks.to_ndarray())
-    if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
-        bitmaps = bitmaps != 0
-    masks = sent(torch.from_numpy(bitmaps.view(bool)), device)
+    if not isinstance(masks, Tensor):
+        bitmaps = np.ascontiguousarray(masks.to_ndarray())
+        if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
+            bitmaps = bitmaps != 0
+        masks = torch.from_numpy(bitmaps.view(bool))
+    masks = sent(masks.bool(), device)
     padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
+    if min(padding) < 0:
+        raise InputError(
+            f'masks of {tuple(masks.shape[-2:])} do not fit into images of {tuple(size)}: every '
+            'step that resizes or crops images must do it to their masks'
+        )
     return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
 
 
@@ -331,6 +342,7 @@ class SOLOv2Head(BaseModule):
                 background=self.num_classes,
             ) for mask, gt in zip(masks, instances, strict=True)
         ]
+        positive = positives(targets)  # before anything uses the labels
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
         one = 1.0
         if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
@@ -345,7 +357,7 @@ class SOLOv2Head(BaseModule):
             mask_features,
             flatten_cells(kernels),
             [self.assigner.mask_targets(mask) for mask in masks],
-            positives(targets),
+            positive,
         )
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
 

@@ -11,6 +11,7 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmsolov2.errors import InputError
 from mmsolov2.models.grid_assigner import positives, quarter_masks
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2_head import (
@@ -165,6 +166,22 @@ def test_polygons_are_masks():
     masks = padded_masks(polygons, (4, 8), torch.device('cpu'))
     assert masks.int().tolist() == [[[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2]
     assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.float32])
+def test_a_tensor_may_hold_the_masks(dtype):
+    masks = torch.tensor([[[0, 1, 1], [1, 0, 1]]]).to(dtype)
+    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    assert padded.dtype == torch.bool
+    assert padded.int().tolist() == [[[0, 1, 1, 0], [1, 0, 1, 0], [0] * 4, [0] * 4]]
+
+
+@pytest.mark.parametrize('size', [(5, 4), (4, 6), (9, 2)], ids=str)
+def test_masks_are_never_cut(size):
+    masks = BitmapMasks(np.ones((1, *size), np.uint8), *size)
+    message = rf'masks of \({size[0]}, {size[1]}\) do not fit into images of \(4, 4\)'
+    with pytest.raises(InputError, match=message):
+        padded_masks(masks, (4, 4), torch.device('cpu'))
 
 
 def losses_of(head, features, mask_features, samples):
