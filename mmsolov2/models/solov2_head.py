@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
-from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.coordinates import append_coordinates, coordinates
 from mmsolov2.models.device import sent
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.mask_results import MASK_FORMATS, to_results
 from mmsolov2.models.mask_upsampling import MASK_STRIDE
-from mmsolov2.models.pyramid import to_head_strides
+from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.registry import MODELS, TASK_UTILS
 
 GROUP_NORM = dict(type='GN', num_groups=32)
@@ -308,10 +308,9 @@ class SOLOv2Head(BaseModule):
 
     def _forward_level(self, features: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """Logits (B, C, grid, grid) and kernels (B, D, grid, grid) of level (B, C', h, w)."""
-        if self.use_coords:
-            features = append_coordinates(features)
-        cells = F.interpolate(features, size=(grid, grid), mode='bilinear', align_corners=False)
-        category, kernel = cells[:, :self.in_channels], cells
+        category = kernel = resize(features, (grid, grid))
+        if self.use_coords:  # resized by themselves: in their own precision, and without a copy
+            kernel = append_coordinates(category, resize(coordinates(features), (grid, grid)))
         for cls_conv, kernel_conv in zip(self.cls_convs, self.kernel_convs, strict=True):
             category, kernel = cls_conv(category), kernel_conv(kernel)
         kernel = with_balanced_taps(self.conv_kernel(kernel), self.kernel_size)
