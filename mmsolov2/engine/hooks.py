@@ -92,8 +92,8 @@ class NMSTimeHook(Hook):
         """Put a stop-watch around the model's mask NMS."""
         self.calls, self.head = [], getattr(bare(runner.model), 'mask_head', None)
         self.nms = getattr(self.head, 'nms', None)
-        if self.nms is not None:
-            self.head.nms = self._timed
+        if self.nms is not None:  # by the way of vars: a module's place refuses other callables
+            vars(self.head)['nms'] = self._timed
 
     def _timed(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
         started = self._now(scores)
@@ -111,6 +111,7 @@ class NMSTimeHook(Hook):
     def after_test_epoch(self, runner, metrics: dict | None = None) -> None:
         """Add the medians to the figures, and take the stop-watch away."""
         if self.nms is not None:
+            del vars(self.head)['nms']
             self.head.nms = self.nms
         if metrics is not None and self.calls:
             milliseconds, candidates = zip(*self.calls, strict=True)

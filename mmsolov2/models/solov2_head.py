@@ -115,7 +115,8 @@ def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
     try:
         nms = TASK_UTILS.build(cfg)
-        inspect.signature(nms).bind('scores', 'labels', 'masks')
+        called = nms.forward if isinstance(nms, nn.Module) else nms
+        inspect.signature(called).bind('scores', 'labels', 'masks')
     except TypeError as error:
         raise ValueError(
             f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; it must be called as nms(scores, labels, '

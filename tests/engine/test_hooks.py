@@ -196,9 +196,9 @@ def test_hook_is_registered():
 class Suppressing(Toy):
     """A model whose head has a mask NMS, called with 1, 2, 3, … candidates."""
 
-    def __init__(self) -> None:
+    def __init__(self, nms=lambda scores, labels, masks: scores / 2) -> None:
         super().__init__(2)
-        self.mask_head.nms = lambda scores, labels, masks: scores / 2
+        self.mask_head.nms = nms
         self.count = 0
 
     def forward(self, inputs, mode: str, **others):
@@ -207,9 +207,17 @@ class Suppressing(Toy):
         return super().forward(inputs, mode, **others)
 
 
-def test_the_nms_is_timed(tmp_path):
-    model = Suppressing()
-    nms = model.mask_head.nms
+class Halving(nn.Module):
+    """A mask NMS that is a module."""
+
+    def forward(self, scores, labels, masks):
+        return scores / 2
+
+
+@pytest.mark.parametrize('nms', [lambda scores, labels, masks: scores / 2, Halving()])
+def test_the_nms_is_timed(nms, tmp_path):
+    model = Suppressing(nms)
+    before = set(vars(model.mask_head)), dict(model.mask_head.named_children())
     testing = runner(tmp_path, model, test=RepeatDataset(Data(*TWO), times=3))
     testing.register_hook(NMSTimeHook())
     figures = testing.test()
@@ -217,6 +225,7 @@ def test_the_nms_is_timed(tmp_path):
     assert testing.message_hub.get_scalar('test/nms/candidates').current() == 2  # in the log
     assert 0 < figures['nms/milliseconds'] < 1000
     assert model.mask_head.nms is nms
+    assert (set(vars(model.mask_head)), dict(model.mask_head.named_children())) == before
 
 
 def test_a_model_without_nms_is_tested_as_ever(tmp_path):

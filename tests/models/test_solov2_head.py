@@ -1,5 +1,6 @@
 """The head: layers and losses against plain functions, results against drawings."""
 
+import copy
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmsolov2.models.solov2_head import (
     keep_symmetric_peaks,
     padded_masks,
 )
+from mmsolov2.registry import TASK_UTILS
 
 GRIDS = (10, 8, 6, 4, 3)
 SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
@@ -692,6 +694,36 @@ def test_the_nms_of_the_config_is_used():
     hard = dict(type='mmsolov2.HardMaskNMS', iou_thr=0.5)
     assert drawing.results(nms=hard).labels.tolist() == [0, 1]
     assert drawing.results(nms=dict(**hard, class_agnostic=True)).labels.tolist() == [0]
+
+
+@TASK_UTILS.register_module()
+class FadingNMS(nn.Module):
+    """A mask NMS with a weight, that of every score."""
+
+    def __init__(self, weight=0.5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, scores, labels, masks):
+        return scores * self.weight
+
+
+def test_an_nms_may_be_a_module():
+    """With weights that are saved, loaded and moved as the head's others."""
+    drawing = Drawing().add(0, (0, 8), (0, 8), logit=0.0)
+    nms = dict(type='mmsolov2.FadingNMS')
+    torch.testing.assert_close(drawing.results(nms=nms).scores, torch.tensor([0.25]))
+    head, other = (make_head(test_cfg=dict(nms=dict(nms, weight=one))) for one in (0.25, 0.5))
+    other.load_state_dict(head.state_dict(), strict=True)
+    assert copy.deepcopy(other).double().nms.weight.dtype == torch.float64
+    assert other.nms.weight == 0.25
+
+
+def test_an_nms_module_must_take_what_the_head_gives():
+    message = r"test_cfg.nms=\{'type': 'mmsolov2.Blind'\}: .*called as nms\(scores, labels, masks\)"
+    TASK_UTILS.register_module(name='Blind', module=nn.Identity, force=True)
+    with pytest.raises(ValueError, match=message):
+        make_head(test_cfg=dict(nms=dict(type='mmsolov2.Blind')))
 
 
 def test_an_empty_mask_is_no_result():
