@@ -221,7 +221,9 @@ def find_editable_package() -> None:
     go when mmengine asks importlib.
     """
     from mmengine.config import config
+    from mmengine.hub import hub
 
     original = config.get_installed_path
     here = os.path.dirname(__file__)
-    config.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)
+    for module in (config, hub):
+        module.get_installed_path = lambda name: here if name == 'mmsolov2' else original(name)

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,14 @@ def _run_python(*arguments, cwd=ROOT, python=sys.executable, check=True, **varia
 def run_python():
     """Runs Python in a process of its own: ``run_python(script, argument, ...)``."""
     return _run_python
+
+
+@pytest.fixture
+def free_port() -> str:
+    """A port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope='session')

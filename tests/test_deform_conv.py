@@ -32,6 +32,17 @@ CASES = {
 each_case = pytest.mark.parametrize('case', CASES.values(), ids=CASES.keys())
 
 
+@pytest.fixture(params=[False, True], ids=['grid_sample', 'deterministic'])
+def _both_ways(request):
+    """Runs a test with any algorithms and with deterministic ones, as on a GPU."""
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+both_ways = pytest.mark.usefixtures('_both_ways')
+
+
 def cells(size, taps, stride, padding, dilation):
     """How many output cells there are along an axis."""
     return len(range(-padding, size + padding - dilation * (taps - 1), stride))
@@ -106,6 +117,7 @@ def assert_equal(ours, theirs, tolerance):
 # Against loops
 
 
+@both_ways
 @each_case
 def test_version_1_equals_loops(case):
     inputs, offset, mask, weight, bias = make_inputs(case)
@@ -116,6 +128,7 @@ def test_version_1_equals_loops(case):
     assert_equal(ours, loops, 1e-10)
 
 
+@both_ways
 @each_case
 def test_version_2_equals_loops(case):
     leaves = make_inputs(case)
@@ -124,6 +137,7 @@ def test_version_2_equals_loops(case):
     assert_equal(ours, loops, 1e-10)
 
 
+@both_ways
 def test_values_by_hand():
     """A 1x1 kernel reads pixel (0, 1) of [[1, 2], [3, 4]] at other places (y, x)."""
     image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -136,6 +150,7 @@ def test_values_by_hand():
         assert out.tolist() == [[[[1, value], [3, 4]]]]
 
 
+@both_ways
 def test_offsets_without_a_value_see_nothing():
     offset = torch.tensor([math.nan, math.inf, -math.inf, 1e30]).view(1, 2, 1, 2).requires_grad_()
     image = torch.ones(1, 1, 1, 2, requires_grad=True)
@@ -145,9 +160,41 @@ def test_offsets_without_a_value_see_nothing():
         assert not tensor.any()
 
 
+@pytest.mark.parametrize('deterministic', [True, False])
+def test_deterministic_training_never_meets_grid_sample(deterministic, monkeypatch):
+    """Its gradient raises on a GPU when torch or a config's ``randomness`` asks for determinism."""
+    calls, real = [], F.grid_sample
+    monkeypatch.setattr(F, 'grid_sample', lambda *args, **kw: calls.append(0) or real(*args, **kw))
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        layer = build_conv_layer(dict(type='DCNv2'), 4, 4, 3)
+        layer(torch.randn(1, 4, 6, 7)).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(calls) == (not deterministic)
+
+
+@pytest.mark.parametrize('kind', [deform_conv2d, modulated_deform_conv2d])
+def test_both_ways_are_equal_on_large_images(kind):
+    """Values, and gradients of input, offsets, masks and weights."""
+    inputs, offset, mask, weight, bias = make_inputs(((60, 90), (3, 3), 1, 1, 1, 1, 2))
+    leaves = [inputs, offset, weight
+              ] if kind is deform_conv2d else [inputs, offset, mask, weight, bias]
+    geometry = 1, 1, 1, 1, 2
+    found = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            found.append(output_and_gradients(kind, leaves, *leaves, *geometry))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert_equal(*found, 1e-10)
+
+
 # Against a plain convolution
 
 
+@both_ways
 @each_case
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_without_offsets_equals_a_plain_convolution(case, dtype):
@@ -161,6 +208,7 @@ def test_without_offsets_equals_a_plain_convolution(case, dtype):
     assert_equal([without_bias], [plain / 2], 1e-5)
 
 
+@both_ways
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_floats_find_every_pixel_of_a_wide_image(dtype):
     image = torch.arange(1000.0).remainder(7).view(1, 1, 1, 1000)  # float32, as under autocast
@@ -177,6 +225,7 @@ def test_float_offsets_keep_the_output_float_under_autocast():
         assert deform_conv2d(*tensors).dtype == torch.float32
 
 
+@both_ways
 def test_new_layers_slope_to_the_right():
     """Whole pixels are kinks: as in mmcv's operators the slope is that to the next pixel."""
     image = torch.arange(100.0).square().view(1, 1, 1, 100)
@@ -186,6 +235,7 @@ def test_new_layers_slope_to_the_right():
     assert offset.grad[0, 1, 0, 99] == -99**2  # beyond the last pixel lies zero
 
 
+@both_ways
 def test_an_empty_batch():
     case = CASES['all']
     inputs, offset, mask, weight, bias = make_inputs(case)

@@ -56,6 +56,7 @@ def test_no_other_registries():
         (TRANSFORMS, 'Resize'),
         (HOOKS, 'ClassCheckHook'),
         (HOOKS, 'EpochSeedHook'),
+        (HOOKS, 'FiniteHook'),
         (HOOKS, 'NMSTimeHook'),
         (VISUALIZERS, 'InstanceVisualizer'),
     ]

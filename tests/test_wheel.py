@@ -45,6 +45,8 @@ for path in inherited:
     model = init_detector(Config.fromfile(path), device='cpu')
     logits, kernels, features = model(torch.zeros(1, 3, 64, 64))
     assert features.shape == (1, 256, 16, 16)
+from mmengine.hub import get_model
+assert get_model('mmsolov2::shapes/solov2-light_r18_fpn_shapes.py').mask_head.num_classes == 5
 print('used', len(inherited))
 """
 

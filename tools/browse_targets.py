@@ -30,6 +30,7 @@ from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, plain
 from mmsolov2.engine.hooks import check_classes
 from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.models.data_samples import check_ground_truth
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_results import tight_boxes
 from mmsolov2.models.solov2_head import padded_masks
@@ -94,6 +95,7 @@ def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence
     """The targets of a dataset's sample."""
     data = padding(pseudo_collate([sample]), training=True)
     image, ground_truth = data['inputs'][0], data['data_samples'][0].gt_instances
+    check_ground_truth(data['data_samples'], data['inputs'], padding.pad_size_divisor)
     masks = padded_masks(ground_truth.masks, image.shape[-2:], image.device)
     if 'assigner' not in head:
         raise InputError(f'the head is a {head.type}: only SOLOv2Head has an assigner to show')

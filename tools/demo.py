@@ -7,7 +7,6 @@ training are kept: a second run skips them, and an interrupted training goes on.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmsolov2.engine.checkpoint import latest_checkpoint
+from mmsolov2.engine.launch import require_folder
+from mmsolov2.engine.signals import stop_on_signals
+from mmsolov2.errors import InputError, exit_with_message
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')
@@ -43,12 +45,9 @@ def run(script: str, *arguments: str) -> None:
 def train(work_dir: Path, epochs: int | None) -> Path:
     """Train unless it is done: the last checkpoint."""
     options = ['--cfg-options', *schedule_options(epochs)] if epochs else []
-    plan, done = work_dir / 'plan', work_dir / 'done'
-    wanted = f'{epochs}\n{Config.fromfile(CONFIG, import_custom_modules=False).pretty_text}'
-    if not plan.is_file() or plan.read_text() != wanted:
-        shutil.rmtree(work_dir, ignore_errors=True)
-        work_dir.mkdir(parents=True)
-        plan.write_text(wanted)
+    done = work_dir / 'done'
+    settings = Config.fromfile(CONFIG, import_custom_modules=False).pretty_text
+    prepare(work_dir, f'{epochs}\n{settings}')
     if not done.is_file():
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
         done.touch()
@@ -58,6 +57,24 @@ def train(work_dir: Path, epochs: int | None) -> Path:
             f'error: {work_dir}: the checkpoint of this training was removed: remove {done} too'
         )
     return Path(checkpoint)
+
+
+def prepare(work_dir: Path, wanted: str) -> None:
+    """Make the folder of a training, and remove an earlier one's progress if its plan was another.
+
+    Raises:
+        InputError: if the folder is not of this demo, or cannot be made.
+    """
+    plan = work_dir / 'plan'
+    if not plan.is_file() and work_dir.is_dir() and any(work_dir.iterdir()):
+        raise InputError(f'{work_dir}: it holds other files than of a demo; give another --out-dir')
+    require_folder(work_dir)
+    if plan.is_file() and plan.read_text() != wanted:
+        for path in (
+            work_dir / 'done', work_dir / 'last_checkpoint', *work_dir.glob('epoch_*.pth')
+        ):
+            path.unlink(missing_ok=True)
+    plan.write_text(wanted)
 
 
 def schedule_options(epochs: int) -> list[str]:
@@ -77,8 +94,8 @@ def evaluate(checkpoint: Path, work_dir: Path) -> dict[str, float]:
     return json.loads(newest.read_text())
 
 
-def main() -> None:
-    args = parse_args()
+def demonstrate(args: argparse.Namespace) -> None:
+    """Make the data, train, evaluate and predict."""
     out_dir = Path(args.out_dir)
     run('make_shapes.py', 'data/shapes')
     checkpoint = train(out_dir / 'train', args.epochs)
@@ -96,5 +113,12 @@ def main() -> None:
         sys.exit(f'error: mask AP {segm:.3f} is lower than --min-ap {args.min_ap}')
 
 
+def main() -> None:
+    args = parse_args()
+    with exit_with_message(CONFIG):
+        demonstrate(args)
+
+
 if __name__ == '__main__':
+    stop_on_signals()  # with the tool at work
     main()

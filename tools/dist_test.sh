@@ -2,8 +2,8 @@
 # tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
 # NNODES, NODE_RANK, PORT and MASTER_ADDR for several machines. Without GPUs: GPUS processes on gloo.
 set -e
-if [ $# -lt 3 ]; then
-    echo "usage: $0 CONFIG CHECKPOINT GPUS [options of test.py]" >&2
+if [ $# -lt 3 ] || ! [[ $3 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: $0 CONFIG CHECKPOINT GPUS [options of test.py], GPUS a number of at least 1" >&2
     exit 2
 fi
 CONFIG=$1

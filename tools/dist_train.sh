@@ -2,8 +2,8 @@
 # tools/dist_train.sh CONFIG GPUS [options of train.py]
 # NNODES, NODE_RANK, PORT and MASTER_ADDR for several machines. Without GPUs: GPUS processes on gloo.
 set -e
-if [ $# -lt 2 ]; then
-    echo "usage: $0 CONFIG GPUS [options of train.py]" >&2
+if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: $0 CONFIG GPUS [options of train.py], GPUS a number of at least 1" >&2
     exit 2
 fi
 CONFIG=$1

@@ -26,7 +26,6 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -49,6 +48,7 @@ from mmsolov2.apis import (
 )
 from mmsolov2.engine import AtomicLocalBackend
 from mmsolov2.engine.config import add_cfg_options
+from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
 
 INTERRUPTED = 130  # exit status, as of a shell
@@ -190,8 +190,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         failed = predict_all(model, images, predictions, args.score_thr)
         status = 1 if failed else 0
-    except KeyboardInterrupt:
-        failed, status = 0, INTERRUPTED
+    except KeyboardInterrupt as stopped:  # by a signal: it has the exit status
+        failed, status = 0, getattr(stopped, 'code', INTERRUPTED)
         print('interrupted', file=sys.stderr)
     finally:
         predictions.write()
@@ -238,5 +238,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a killed run writes its results
+    stop_on_signals()  # a killed run writes its results
     sys.exit(main())

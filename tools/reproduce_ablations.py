@@ -30,6 +30,7 @@ from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.config import OptionsAction, find_config, open_config
 from mmsolov2.engine.launch import require_folder
+from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
@@ -59,6 +60,7 @@ OPTIONS = (
     'half-pixel', 'sync-avg-factor', 'min-mask-1', 'symmetric-peaks'
 )
 ROWS = ('default', *PAPER, *OPTIONS)
+RUNNING: set[subprocess.Popen] = set()  # tools that were started, at work or done
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
@@ -318,10 +320,15 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'{tool}.log'
     with log.open('w') as file:
-        status = subprocess.run([str(part) for part in command],
-                                stdout=file,
-                                stderr=subprocess.STDOUT,
-                                env=environment).returncode
+        process = subprocess.Popen([str(part) for part in command],
+                                   stdout=file,
+                                   stderr=subprocess.STDOUT,
+                                   env=environment)
+        RUNNING.add(process)
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()  # if this process was interrupted
     if status:
         errors = re.findall(r'^(?!.*ChildFailed).*[eE]rror: .*$', log.read_text(), re.MULTILINE)
         raise InputError(f'{log}: {tool} ended with status {status}: {" ".join(errors[-1:])}')
@@ -359,7 +366,12 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
 
     print(f'{len(needed)} trainings to do for {len(runs)} runs', flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(work, needed.values()))
+        try:
+            list(pool.map(work, needed.values()))
+        except KeyboardInterrupt:  # those that wait are cancelled by now
+            for process in RUNNING:
+                process.terminate()
+            raise
     return failed
 
 
@@ -504,4 +516,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    stop_on_signals()  # with the tools at work
     main()

@@ -13,6 +13,7 @@ from mmsolov2.engine.launch import (
     read_config,
     require_folder,
 )
+from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
 
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    stop_on_signals(within=5)
     with exit_with_message(args.config):
         config = read_config(args)
         config.load_from = args.checkpoint

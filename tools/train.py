@@ -6,6 +6,7 @@ import torch
 
 from mmsolov2.engine.checkpoint import latest_checkpoint, require_resumable
 from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
+from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
 
 
@@ -60,6 +61,7 @@ def apply_options(config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    stop_on_signals(within=5)
     with exit_with_message(args.config):
         config = read_config(args)
         apply_options(config, args)

@@ -14,6 +14,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     class_check=dict(type='mmsolov2.ClassCheckHook'),
+    finite=dict(type='mmsolov2.FiniteHook'),  # a diverged run stops, and saves nothing more
     epoch_seed=dict(type='mmsolov2.EpochSeedHook'),  # a resumed run repeats no augmentation
 )
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 
+from mmsolov2.engine.options import OptionsAction
 from mmsolov2.errors import InputError, MissingOpError
 
 PACKAGE = Path(__file__).parents[1]
@@ -115,24 +116,12 @@ def dataset_of(config: Config, split: str) -> ConfigDict:
     return loader.dataset
 
 
-class OptionsAction(DictAction):
-    """mmengine's reader of ``--cfg-options``, which says what it cannot read."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace, values, option_string=None):
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except Exception as error:
-            parser.error(
-                f'{option_string} {" ".join(values)}: give key=value, lists as key="[a,b]" or '
-                f'key=a,b ({error})'
-            )
-
-
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
-        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
+        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b, '
+        'dicts as key="dict(a=1)"',
     )

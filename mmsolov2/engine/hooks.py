@@ -1,16 +1,18 @@
 """Checks, seeds and measurements around training and testing."""
 
+import math
 import time
 from collections.abc import Iterator
 from statistics import median
 
 import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from torch import Tensor
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.hooks import CheckpointHook, Hook
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
+from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.launch import bare
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
@@ -85,6 +87,80 @@ class EpochSeedHook(Hook):
 
 
 @HOOKS.register_module()
+class FiniteHook(Hook):
+    """Stop a training that has diverged, before it saves weights that are not finite.
+
+    Otherwise it would run on to its end, and ``max_keep_ckpts`` remove every good checkpoint.
+    Several processes stop together: they compare every ``interval`` iterations, and before
+    anything is saved. Gradients that overflow in mixed precision are left to its loss scaling.
+
+    Raises:
+        InputError: if the loss, a parameter or a buffer is not finite, also of an averaged model.
+    """
+
+    priority = 'LOW'  # before CheckpointHook, after those that change weights, as EMAHook
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self.found: str | None = None
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Look at the loss, which mmengine has just fetched from the device for its log."""
+        every = (outputs or {}).items()
+        losses = {name: torch.as_tensor(value).item() for name, value in every if 'loss' in name}
+        if self.found is None and not all(map(math.isfinite, losses.values())):
+            values = ', '.join(f'{name}: {value:.6g}' for name, value in losses.items())
+            self.found = f'the loss is not finite in iteration {runner.iter + 1} ({values})'
+        if saves_iteration(runner):
+            self._check_weights(runner)
+        elif get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
+            self._stop_if_found(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        """Look at the weights before they are saved."""
+        self._check_weights(runner)
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Look at the weights before they are saved as the best."""
+        self._check_weights(runner)
+
+    def _check_weights(self, runner) -> None:
+        averaged = [hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model')]
+        names = [name for model in (bare(runner.model), *averaged) for name in not_finite(model)]
+        if names and self.found is None:
+            self.found = f'{len(names)} weights are not finite, {names[0]} first'
+        self._stop_if_found(runner)
+
+    def _stop_if_found(self, runner) -> None:
+        found = torch.tensor(float(self.found is not None))
+        all_reduce(found, op='max')
+        if found:
+            raise InputError(
+                f'{runner.cfg.filename}: training has diverged: '
+                f"{self.found or 'another process has found a value that is not finite'}. Lower "
+                'the learning rate, warm up for longer, clip gradients '
+                '(optim_wrapper.clip_grad=dict(max_norm=35)), or check the data; the last '
+                f"checkpoint before: {latest_checkpoint(runner.work_dir) or 'none'}"
+            )
+
+
+def saves_iteration(runner) -> bool:
+    """Whether a CheckpointHook that counts iterations is about to save the one just done."""
+    return any(
+        hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner)
+        for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch
+    )
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """The names of parameters and buffers of a model with values that are NaN or infinite."""
+    return [
+        name for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and not value.isfinite().all()
+    ]
+
+
+@HOOKS.register_module()
 class NMSTimeHook(Hook):
     """Measure the mask NMS of a test: ``nms/milliseconds`` and ``nms/candidates``, medians.
 
@@ -96,8 +172,8 @@ class NMSTimeHook(Hook):
         """Put a stop-watch around the model's mask NMS."""
         self.calls, self.head = [], getattr(bare(runner.model), 'mask_head', None)
         self.nms = getattr(self.head, 'nms', None)
-        if self.nms is not None:
-            self.head.nms = self._timed
+        if self.nms is not None:  # by the way of vars: a module's place refuses other callables
+            vars(self.head)['nms'] = self._timed
 
     def _timed(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
         started = self._now(scores)
@@ -115,6 +191,7 @@ class NMSTimeHook(Hook):
     def after_test_epoch(self, runner, metrics: dict | None = None) -> None:
         """Add the medians to the figures, and take the stop-watch away."""
         if self.nms is not None:
+            del vars(self.head)['nms']
             self.head.nms = self.nms
         if metrics is not None and self.calls:
             milliseconds, candidates = zip(*self.calls, strict=True)

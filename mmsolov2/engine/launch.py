@@ -10,6 +10,7 @@ from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
+from mmengine.optim import ConstantParamScheduler, LinearParamScheduler
 from mmengine.runner import Runner
 from torch import nn
 
@@ -82,6 +83,29 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
     trigger_visualization_hook(config, args)
 
 
+class CheckedRunner(Runner):
+    """mmengine's runner, with word on schedulers that are wrong or longer than the training."""
+
+    def build_param_scheduler(self, scheduler) -> list | dict:
+        """Build schedulers, and warn of a warm-up that the training ends in.
+
+        Raises:
+            InputError: if one cannot be built.
+        """
+        with blamed_on(self.cfg.filename):
+            schedulers = super().build_param_scheduler(scheduler)
+        every = sum(schedulers.values(), []) if isinstance(schedulers, dict) else schedulers
+        for each in every:
+            unit, last = ('epoch', self.max_epochs) if each.by_epoch else ('iter', self.max_iters)
+            if isinstance(each, (ConstantParamScheduler, LinearParamScheduler)) and each.end > last:
+                self.logger.warning(
+                    f'{self.cfg.filename}: {type(each).__name__} changes the {each.param_name} up '
+                    f'to {unit} {each.end}, but this training ends with {unit} {last}: lower its '
+                    'end in param_scheduler, or train for longer'
+                )
+        return schedulers
+
+
 def build_runner(config: Config) -> Runner:
     """mmengine's runner, or the one that the config names.
 
@@ -101,7 +125,7 @@ def build_runner(config: Config) -> Runner:
                 find_unused_parameters=config.get('find_unused_parameters', False),
             )
     with blamed_on(config.filename):
-        return RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+        return RUNNERS.build(config) if 'runner_type' in config else CheckedRunner.from_cfg(config)
 
 
 def build_loops(runner: Runner, *names: str) -> None:

@@ -4,18 +4,34 @@ import torch
 from torch import Tensor
 
 
-def append_coordinates(features: Tensor) -> Tensor:
-    """Append x and y, each in [-1, 1], to features (B, C, h, w): (B, C + 2, h, w).
+def coordinates(features: Tensor) -> Tensor:
+    """Coordinates x and y, each in [-1, 1], of features (B, C, h, w): (B, 2, h, w).
 
     The first column is at x = -1 and the last at x = 1, whatever the size (SOLOv2, section 3.1;
-    CoordConv, Liu et al., NeurIPS 2018).
+    CoordConv, Liu et al., NeurIPS 2018). In float32 at least: half precision's steps do not add up.
     """
     height, width = features.shape[-2:]
-    like = dict(dtype=features.dtype, device=features.device)
+    precise = torch.promote_types(features.dtype, torch.float32)
+    like = dict(dtype=precise, device=features.device)
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height, **like),
         torch.linspace(-1, 1, width, **like),
         indexing='ij',
     )
-    coordinates = torch.stack([x, y]).expand(len(features), -1, -1, -1)
-    return torch.cat([features, coordinates], dim=1)
+    return torch.stack([x, y]).expand(len(features), -1, -1, -1)
+
+
+def append_coordinates(features: Tensor, xy: Tensor | None = None) -> Tensor:
+    """Append ``coordinates``, or others (B, 2, h, w), to features (B, C, h, w): (B, C + 2, h, w).
+
+    The type stays; under autocast all is float32, as in mmdet, until a convolution rounds it.
+    """
+    xy = coordinates(features) if xy is None else xy
+    if not autocasts(features.device.type):
+        xy = xy.to(features.dtype)
+    return torch.cat([features, xy], dim=1)
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a kind of devices; some kinds have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

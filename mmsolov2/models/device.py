@@ -26,8 +26,8 @@ def on_cpu(tensor: Tensor) -> bool:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; on a GPU when its turn comes, nobody waits for the copy."""
-    if device.type == 'cuda':
+    """A tensor on a device; a GPU copies it when its turn comes, and nobody waits for that."""
+    if device.type == 'cuda' and on_cpu(tensor):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

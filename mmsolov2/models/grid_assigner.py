@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import tight_boxes
 from mmsolov2.registry import TASK_UTILS
 
@@ -25,6 +26,7 @@ class GridTargets(NamedTuple):
     instance: Tensor  # (slots,) int64, the instance of each slot
     valid: Tensor  # (slots,) bool, whether the slot is a positive
     num_positive: Tensor  # () int64, cells that are positive for at least one instance
+    num_unknown: Tensor  # () int64, instances whose label is none from 0 up to the background's
 
 
 OWNERS = ('last', 'smallest', 'nearest')
@@ -259,6 +261,7 @@ def collect(
         instance=instance,
         valid=valid,
         num_positive=(owner >= 0).sum(),
+        num_unknown=((labels < 0) | (labels >= background)).sum(),
     )
 
 
@@ -267,8 +270,17 @@ def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
 
     The one place in training that waits for the device, once a batch, to learn every p (with
     separate mask features the head waits again for each chunk, for the kernels of each level).
+
+    Raises:
+        InputError: if an instance has a label of no class.
     """
-    counts = torch.stack([image.valid.sum() for image in targets]).tolist()
+    counts = torch.stack([torch.stack([image.valid.sum(), image.num_unknown]) for image in targets])
+    counts, unknown = counts.T.tolist()
+    if any(unknown):
+        raise InputError(
+            'GridAssigner: labels must be from 0 to num_classes - 1, but so many instances of a '
+            f"batch's images have others: {unknown}; give the head the num_classes of the dataset"
+        )
     slots = [
         image.valid.byte().argsort(descending=True, stable=True)[:count]
         for image, count in zip(targets, counts, strict=True)

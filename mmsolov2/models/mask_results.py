@@ -79,6 +79,32 @@ def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
     return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
 
 
+def sizes_of(meta: dict, map_size: Sequence[int],
+             rescale: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the network's input without padding, and of the results.
+
+    Raises:
+        InputError: if they are not in ``meta``, or more than maps of ``map_size`` (h, w) cover.
+    """
+    name = meta.get('img_path', 'an image')
+    fields = 'img_shape', 'ori_shape' if rescale else 'img_shape'
+    missing = sorted({field for field in fields if field not in meta})
+    if missing:
+        raise InputError(
+            f'{name}: the metainfo has no {" and no ".join(missing)}, only {sorted(meta)}: add it '
+            'to meta_keys of PackDetInputs in the pipeline'
+        )
+    image_size, final_size = (tuple(meta[field][:2]) for field in fields)
+    covered = tuple(MASK_STRIDE * side for side in map_size)
+    fits = all(1 <= side <= whole for side, whole in zip(image_size, covered, strict=True))
+    if not fits or min(final_size) < 1:
+        raise InputError(
+            f'{name}: img_shape {image_size} must be from 1 to {covered}, what the mask features '
+            f'cover, and the size of the results at least 1, not {final_size}'
+        )
+    return image_size, final_size
+
+
 def to_results(
     scores: Tensor,
     labels: Tensor,
@@ -97,10 +123,10 @@ def to_results(
     input, ``inside`` (n, h, w) says where these are above the threshold.
 
     Raises:
-        InputError: if bitmaps would not fit into memory.
+        InputError: if bitmaps would not fit into memory, or ``meta`` lacks the image's sizes or has
+            impossible ones.
     """
-    image_size = tuple(meta['img_shape'][:2])
-    final_size = tuple(meta['ori_shape'][:2]) if rescale else image_size
+    image_size, final_size = sizes_of(meta, inside.shape[1:], rescale)
     if mask_format == 'bitmap':
         require_memory(len(inside), final_size, inside.device)
     sizes = mask_threshold, image_size, final_size

@@ -152,13 +152,23 @@ def span(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return position.where(occupied, length).amin(1).minimum(end), end
 
 
+def rounds_products() -> bool:
+    """Whether the user lets a CPU round the factors of float32 products.
+
+    torch refuses the older question once somebody has used the newer settings, which know both.
+    """
+    newer = getattr(torch.backends.mkldnn, 'matmul', None)  # from torch 2.9 on
+    if newer is None:
+        return torch.get_float32_matmul_precision() != 'highest'
+    return newer.fp32_precision not in ('none', 'ieee')
+
+
 def products(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
     """The product of three (batches of) matrices, whatever precision the user allows products."""
-    full = torch.get_float32_matmul_precision() == 'highest'
     with torch.autocast(middle.device.type, enabled=False):
-        if full:
-            return left @ middle @ right
-        return (left.double() @ middle.double() @ right.double()).float()
+        if rounds_products():
+            return (left.double() @ middle.double() @ right.double()).float()
+        return left @ middle @ right
 
 
 def sample(

@@ -6,11 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmdet.models.detectors import BaseDetector
-from mmdet.models.utils import unpack_gt_instances
 from torch import Tensor, nn
 
 from mmsolov2.engine.checkpoint import require_match, state_dict_of, with_mask_neck
 from mmsolov2.errors import InputError
+from mmsolov2.models.data_samples import check_ground_truth
+from mmsolov2.models.mask_upsampling import MASK_STRIDE
+from mmsolov2.models.solov2_head import MaskFeatures, input_size
 from mmsolov2.registry import MODELS
 
 
@@ -43,6 +45,20 @@ def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> No
         )
 
 
+def check_stride(mask_features: MaskFeatures, size: Sequence[int]) -> None:
+    """Raise InputError unless mask features are a quarter of images' size, rounded up."""
+    found = input_size(mask_features)
+    needed = [-(-side // MASK_STRIDE) * MASK_STRIDE for side in size]
+    if found != needed:
+        raise InputError(
+            f'SOLOv2: the neck makes mask features of {found[0] // MASK_STRIDE}x'
+            f'{found[1] // MASK_STRIDE} of images of {size[0]}x{size[1]}, but their first level '
+            f'must be at stride {MASK_STRIDE}, {needed[0] // MASK_STRIDE}x'
+            f'{needed[1] // MASK_STRIDE}: let backbone.out_indices and the neck begin at stride '
+            f'{MASK_STRIDE}, and set data_preprocessor.pad_size_divisor=32'
+        )
+
+
 DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 
@@ -66,7 +82,8 @@ class SOLOv2(BaseDetector):
             results are not compiled: their sizes depend on the data.
 
     Raises:
-        ValueError: if the parts disagree on channels or levels, or predict_dtype is another type.
+        ValueError: if the parts disagree on channels or levels, predict_dtype is another type, or
+            compile neither a switch nor arguments.
     """
 
     def __init__(
@@ -81,7 +98,7 @@ class SOLOv2(BaseDetector):
         data_preprocessor: dict | None = None,
         channels_last: bool = False,
         predict_dtype: str | None = None,
-        compile: bool | dict = False,
+        compile: bool | dict | None = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -92,7 +109,12 @@ class SOLOv2(BaseDetector):
             )
         self.channels_last = channels_last
         self.predict_dtype = DTYPES.get(predict_dtype)
-        self.compile_options = {} if compile is True else compile
+        if not isinstance(compile, bool | dict | None):
+            raise ValueError(
+                f"SOLOv2: compile must be True, False, None or a dict of torch.compile's "
+                f'arguments, not {compile!r}'
+            )
+        self.compile_options = ({} if compile else None) if isinstance(compile, bool) else compile
         self._compiled = None  # until the first images
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
@@ -128,20 +150,20 @@ class SOLOv2(BaseDetector):
         """``loss_cls`` and ``loss_mask`` of images (B, 3, H, W).
 
         Raises:
-            InputError: if the samples have no masks.
+            InputError: if the samples have no masks or labels, or do not fit the images.
         """
-        instances, _, _ = unpack_gt_instances(batch_data_samples)
-        if any('masks' not in image for image in instances):
-            raise InputError(
-                'SOLOv2: training needs masks: set with_mask=True of LoadAnnotations in the '
-                "training data's pipeline"
-            )
+        divisor = getattr(self.data_preprocessor, 'pad_size_divisor', 1)
+        check_ground_truth(batch_data_samples, batch_inputs, divisor)
+        instances = [sample.gt_instances for sample in batch_data_samples]
         return self.mask_head.loss_by_feat(*self.network(batch_inputs), instances)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         """The data samples of images (B, 3, H, W), with ``pred_instances`` added.
 
         Masks and boxes are at the original size, or with ``rescale=False`` at the network's.
+
+        Raises:
+            InputError: if the samples do not say of which size the images are.
         """
         with self.precision(batch_inputs.device.type):
             outputs = self.network(batch_inputs)
@@ -162,12 +184,18 @@ class SOLOv2(BaseDetector):
         return torch.autocast(device, dtype=self.predict_dtype)
 
     def network(self, batch_inputs: Tensor) -> tuple:
-        """What ``_forward`` gives, compiled if that is asked for."""
-        if self.compile_options is False:
-            return self._forward(batch_inputs)
-        if self._compiled is None:
-            self._compiled = torch.compile(self._forward, **self.compile_options)
-        return self._compiled(batch_inputs)
+        """What ``_forward`` gives, compiled if that is asked for.
+
+        Raises:
+            InputError: if the mask features are not a quarter of the images' size, rounded up.
+        """
+        forward = self._forward
+        if self.compile_options is not None:
+            self._compiled = self._compiled or torch.compile(forward, **self.compile_options)
+            forward = self._compiled
+        outputs = forward(batch_inputs)
+        check_stride(outputs[-1], batch_inputs.shape[-2:])
+        return outputs
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: all but the compiled network, which has these weights."""

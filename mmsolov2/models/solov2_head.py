@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.utils import reduce_mean
+from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmsolov2.errors import InputError
 from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
-from mmsolov2.models.coordinates import append_coordinates
+from mmsolov2.models.coordinates import append_coordinates, coordinates
 from mmsolov2.models.device import sent
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.grid_assigner import positives
 from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.mask_results import MASK_FORMATS, to_results
 from mmsolov2.models.mask_upsampling import MASK_STRIDE
-from mmsolov2.models.pyramid import to_head_strides
+from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.registry import MODELS, TASK_UTILS
 
 GROUP_NORM = dict(type='GN', num_groups=32)
@@ -79,15 +81,25 @@ def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]
 
 
 def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
-    """Instance masks of mmdet's structures, padded at the right and below: (n, *size) bool.
+    """Instance masks, mmdet's or a tensor, padded at the right and below: (n, *size) bool.
 
     Without a copy where there is nothing to pad or to convert: never to be written to.
+
+    Raises:
+        InputError: if they are larger than ``size``.
     """
-    bitmaps = np.ascontiguousarray(masks.to_ndarray())
-    if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
-        bitmaps = bitmaps != 0
-    masks = sent(torch.from_numpy(bitmaps.view(bool)), device)
+    if not isinstance(masks, Tensor):
+        bitmaps = np.ascontiguousarray(masks.to_ndarray())
+        if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
+            bitmaps = bitmaps != 0
+        masks = torch.from_numpy(bitmaps.view(bool))
+    masks = sent(masks.bool(), device)
     padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
+    if min(padding) < 0:
+        raise InputError(
+            f'masks of {tuple(masks.shape[-2:])} do not fit into images of {tuple(size)}: every '
+            'step that resizes or crops images must do it to their masks'
+        )
     return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
 
 
@@ -103,7 +115,8 @@ def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
     try:
         nms = TASK_UTILS.build(cfg)
-        inspect.signature(nms).bind('scores', 'labels', 'masks')
+        called = nms.forward if isinstance(nms, nn.Module) else nms
+        inspect.signature(called).bind('scores', 'labels', 'masks')
     except TypeError as error:
         raise ValueError(
             f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; it must be called as nms(scores, labels, '
@@ -179,8 +192,8 @@ class SOLOv2Head(BaseModule):
         assigner: config of the assigner of instances to cells.
         loss_cls: config of the category loss.
         loss_mask: config of the mask loss.
-        sync_avg_factor: divide the losses by the mean number of positive cells over all
-            processes, not by each process's own.
+        sync_avg_factor: divide the losses by the positive cells of all processes, not by each
+            process's own: gradients averaged over processes are those of one joint batch.
         conv_cfg: config of the towers' convolutions, as dict(type='DCNv2').
         last_conv_cfg: config of the last one of each tower, if it is another.
         test_cfg: prediction's settings over ``TEST_DEFAULTS``. ``score_thr``, ``filter_thr`` and
@@ -296,10 +309,9 @@ class SOLOv2Head(BaseModule):
 
     def _forward_level(self, features: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """Logits (B, C, grid, grid) and kernels (B, D, grid, grid) of level (B, C', h, w)."""
-        if self.use_coords:
-            features = append_coordinates(features)
-        cells = F.interpolate(features, size=(grid, grid), mode='bilinear', align_corners=False)
-        category, kernel = cells[:, :self.in_channels], cells
+        category = kernel = resize(features, (grid, grid))
+        if self.use_coords:  # resized by themselves: in their own precision, and without a copy
+            kernel = append_coordinates(category, resize(coordinates(features), (grid, grid)))
         for cls_conv, kernel_conv in zip(self.cls_convs, self.kernel_convs, strict=True):
             category, kernel = cls_conv(category), kernel_conv(kernel)
         kernel = with_balanced_taps(self.conv_kernel(kernel), self.kernel_size)
@@ -330,22 +342,24 @@ class SOLOv2Head(BaseModule):
                 background=self.num_classes,
             ) for mask, gt in zip(masks, instances, strict=True)
         ]
+        positive = positives(targets)  # before anything uses the labels
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
-        if self.sync_avg_factor:
-            num_positive = reduce_mean(num_positive.float())
+        one = 1.0
+        if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
+            num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
         labels = torch.stack([image.labels for image in targets])
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
             labels.flatten(),
-            avg_factor=num_positive + 1,
+            avg_factor=num_positive + one,
         )
         loss_mask = self._mask_losses(
             mask_features,
             flatten_cells(kernels),
             [self.assigner.mask_targets(mask) for mask in masks],
-            positives(targets),
+            positive,
         )
-        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=1))
+        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
 
     def _mask_losses(
         self,

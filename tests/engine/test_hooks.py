@@ -1,4 +1,6 @@
-"""The check of class numbers, and the time of the mask NMS."""
+"""The checks of class numbers and of finite values, and the time of the mask NMS."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,13 +8,14 @@ from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, RepeatDataset
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmsolov2.engine import ClassCheckHook, NMSTimeHook
+from mmsolov2.engine import ClassCheckHook, NMSTimeHook, latest_checkpoint
 from mmsolov2.errors import InputError
 
 
@@ -196,9 +199,9 @@ def test_hook_is_registered():
 class Suppressing(Toy):
     """A model whose head has a mask NMS, called with 1, 2, 3, … candidates."""
 
-    def __init__(self) -> None:
+    def __init__(self, nms=lambda scores, labels, masks: scores / 2) -> None:
         super().__init__(2)
-        self.mask_head.nms = lambda scores, labels, masks: scores / 2
+        self.mask_head.nms = nms
         self.count = 0
 
     def forward(self, inputs, mode: str, **others):
@@ -207,9 +210,17 @@ class Suppressing(Toy):
         return super().forward(inputs, mode, **others)
 
 
-def test_the_nms_is_timed(tmp_path):
-    model = Suppressing()
-    nms = model.mask_head.nms
+class Halving(nn.Module):
+    """A mask NMS that is a module."""
+
+    def forward(self, scores, labels, masks):
+        return scores / 2
+
+
+@pytest.mark.parametrize('nms', [lambda scores, labels, masks: scores / 2, Halving()])
+def test_the_nms_is_timed(nms, tmp_path):
+    model = Suppressing(nms)
+    before = set(vars(model.mask_head)), dict(model.mask_head.named_children())
     testing = runner(tmp_path, model, test=RepeatDataset(Data(*TWO), times=3))
     testing.register_hook(NMSTimeHook())
     figures = testing.test()
@@ -217,6 +228,7 @@ def test_the_nms_is_timed(tmp_path):
     assert testing.message_hub.get_scalar('test/nms/candidates').current() == 2  # in the log
     assert 0 < figures['nms/milliseconds'] < 1000
     assert model.mask_head.nms is nms
+    assert (set(vars(model.mask_head)), dict(model.mask_head.named_children())) == before
 
 
 def test_a_model_without_nms_is_tested_as_ever(tmp_path):
@@ -225,3 +237,141 @@ def test_a_model_without_nms_is_tested_as_ever(tmp_path):
         testing = runner(tmp_path / name, model, test=Data(*TWO))
         testing.register_hook(NMSTimeHook())
         assert 'nms/candidates' not in testing.test()
+
+
+class Diverging(Toy):
+    """A model whose weight, buffer or loss is not finite from some iteration on."""
+
+    def __init__(self, what: str, value: float, iteration: int) -> None:
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(1))
+        self.what, self.value, self.left = what, value, iteration
+
+    def train_step(self, data, optim_wrapper) -> dict:
+        self.left -= 1
+        logs = super().train_step(data, optim_wrapper)
+        if self.left == 0 and self.what == 'loss':
+            logs['loss_mask'] = torch.tensor(self.value)
+        elif self.left == 0:
+            getattr(self, self.what).data.fill_(self.value)
+        return logs
+
+
+def diverging(tmp_path, *arguments, **settings) -> Runner:
+    """A runner of 5 epochs of 4 iterations, which keeps one checkpoint and checks values."""
+    model = Diverging(*arguments)
+    data = RepeatDataset(Data(), times=4)
+    saving = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, by_epoch=True)
+    saving.update(settings.pop('saving', {}))
+    return Runner(
+        model=model,
+        work_dir=str(tmp_path),
+        cfg=Config({}),
+        train_dataloader=loader(data),
+        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
+        custom_hooks=[dict(type='mmsolov2.FiniteHook'), *settings.pop('hooks', [])],
+        default_hooks=dict(checkpoint=saving),
+        default_scope='mmdet',
+        experiment_name=tmp_path.name,
+        log_level='ERROR',
+        **{
+            'train_cfg': dict(by_epoch=True, max_epochs=5),
+            **settings
+        },
+    )
+
+
+def kept(folder: Path) -> dict[str, float]:
+    """The weight in every checkpoint of a folder."""
+    return {
+        path.name: torch.load(path, weights_only=False)['state_dict']['weight'].item()
+        for path in folder.glob('*.pth')
+    }
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (('weight', float('nan'), 10), 'is not finite in iteration 11 (loss: nan)'),
+    (('weight', float('inf'), 10), 'is not finite in iteration 11 (loss: inf)'),
+    (('weight', float('nan'), 12), '1 weights are not finite, weight first'),
+    (('mean', float('inf'), 10), '1 weights are not finite, mean first'),
+    (('loss', float('nan'), 10), 'is not finite in iteration 10 (loss: '),
+])
+def test_a_diverged_training_keeps_its_checkpoint(tmp_path, arguments, said):
+    text = message(diverging(tmp_path, *arguments).train)
+    assert 'training has diverged: ' in text and said in text and '\n' not in text
+    assert text.endswith(f'the last checkpoint before: {tmp_path}/epoch_2.pth')
+    assert kept(tmp_path) == {'epoch_2.pth': pytest.approx(0.2)}
+    assert latest_checkpoint(str(tmp_path)) == f'{tmp_path}/epoch_2.pth'
+
+
+def test_all_entries_of_the_loss_are_named(tmp_path):
+    text = message(diverging(tmp_path, 'loss', float('nan'), 1).train)
+    assert 'in iteration 1 (loss: 1, loss_mask: nan)' in text
+    assert text.endswith('the last checkpoint before: none') and not kept(tmp_path)
+
+
+@pytest.mark.parametrize('what', ['weight', 'mean'])
+def test_checkpoints_that_count_iterations(tmp_path, what):
+    text = message(
+        diverging(
+            tmp_path,
+            what,
+            float('nan'),
+            10,
+            saving=dict(by_epoch=False, interval=5),
+            train_cfg=dict(by_epoch=False, max_iters=20)
+        ).train
+    )
+    assert f'1 weights are not finite, {what} first' in text
+    assert list(kept(tmp_path)) == ['iter_5.pth']
+
+
+def test_the_last_iteration_is_not_saved_either(tmp_path):
+    settings = dict(saving=dict(by_epoch=False, interval=5), train_cfg=dict(max_iters=7))
+    settings['train_cfg']['by_epoch'] = False
+    message(diverging(tmp_path, 'mean', float('nan'), 6, **settings).train)
+    assert list(kept(tmp_path)) == ['iter_5.pth']
+
+
+def test_the_best_checkpoint_is_checked(tmp_path):
+    running = diverging(
+        tmp_path,
+        'mean',
+        float('nan'),
+        6,
+        saving=dict(by_epoch=False, interval=100, save_best='acc'),
+        train_cfg=dict(by_epoch=False, max_iters=20, val_interval=4),
+        val_dataloader=loader(Data()),
+        val_cfg={},
+        val_evaluator=Evaluator(Score()),
+    )
+    assert 'mean first' in message(running.train)
+    assert list(kept(tmp_path)) == ['best_acc_iter_4.pth']
+
+
+class Score(Silent):
+    """A figure that rises."""
+
+    def compute_metrics(self, results: list) -> dict:
+        self.count = getattr(self, 'count', 0) + 1
+        return dict(acc=self.count)
+
+
+def test_an_averaged_model_is_checked(tmp_path):
+    """The averages keep what a weight was once."""
+    averaging = dict(type='EMAHook')
+    running = diverging(tmp_path, 'loss', 1.0, 0, hooks=[averaging, dict(type=Break)])
+    assert '1 weights are not finite, module.weight first' in message(running.train)
+
+
+class Break(Hook):
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        (averaging, ) = (hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
+        averaging.ema_model.module.weight.data.fill_(float('nan'))
+
+
+@pytest.mark.parametrize('loss', [1.0, -3e38])
+def test_a_finite_training_goes_on(tmp_path, loss):
+    diverging(tmp_path, 'loss', loss, 3).train()
+    assert list(kept(tmp_path)) == ['epoch_5.pth']

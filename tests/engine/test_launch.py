@@ -120,6 +120,9 @@ def test_cfg_options_override(tmp_path):
     assert config.model.depth == 50 and config.model.type == 'Toy'
     assert config.sizes == [3, 4] and config.new.key == ['a', 'b']
     assert config.steps == [dict(a=1), dict(b=7)]
+    option = 'custom_hooks=[dict(type="EMAHook", momentum=1e-4)]'
+    (hook, ) = read_config(parse(path, '--cfg-options', option)).custom_hooks
+    assert hook.type == 'EMAHook' and hook.momentum == 1e-4
 
 
 def test_work_folder(tmp_path):
@@ -221,6 +224,49 @@ def test_a_wrong_setting_names_the_config(tiny_config, tmp_path, option, message
     text = str(caught.value)
     assert message in text and '\n' not in text
     assert text.startswith(f'{tiny_config}: ') or 'annotation' in text
+
+
+@pytest.mark.parametrize(
+    'option, message', [
+        ('[dict(type="LinearRL")]', 'LinearRL is not in the mmdet::parameter scheduler registry'),
+        ('[dict(type="LinearLR",start_factor=2)]', 'ValueError: Starting multiplicative factor'),
+        ('[dict(type="LinearLR",begin=9,end=5)]', 'end should be larger than begin'),
+        ('[dict(type="StepLR")]', "missing 1 required positional argument: 'step_size'"),
+        ('warm', '`param_scheduler` should be a `_ParamScheduler`'),
+    ]
+)
+def test_a_wrong_scheduler_names_the_config(tiny_config, tmp_path, option, message):
+    option = f'param_scheduler={option}'
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
+    with pytest.raises(InputError) as caught:
+        build_runner(read_config(args)).train()
+    text = str(caught.value)
+    assert text.startswith(f'{tiny_config}: ') and message in text and '\n' not in text
+
+
+@pytest.mark.parametrize(
+    'scheduler, said', [
+        ('type="LinearLR",by_epoch=False,end=13',
+         'the lr up to iter 13, but this training ends with iter 12: lower its end'),
+        ('type="ConstantLR",by_epoch=False,end=20', 'lr up to iter 20, but this training'),
+        ('type="LinearLR",end=4', 'the lr up to epoch 4, but this training ends with epoch 3: '),
+        ('type="LinearLR",end=4,convert_to_iter_based=True', 'up to iter 16, but this'),
+        ('type="LinearMomentum",by_epoch=False,end=13', 'the momentum up to iter 13, but'),
+        ('type="LinearLR",by_epoch=False,end=12', None),
+        ('type="LinearLR"', None),
+        ('type="CosineAnnealingLR",T_max=5,end=5', None),
+    ]
+)  # yapf: disable
+def test_a_warm_up_longer_than_the_training_is_told(tiny_config, tmp_path, scheduler, said):
+    option = f'param_scheduler=[dict({scheduler})]'
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
+    runner = build_runner(read_config(args))
+    build_loops(runner, 'train')
+    runner.build_param_scheduler(runner.param_schedulers)
+    (log, ) = tmp_path.glob('*/*.log')
+    told = [line for line in log.read_text().splitlines() if 'but this training ends' in line]
+    assert len(told) == (said is not None)
+    assert said is None or f'WARNING - {tiny_config}: ' in told[0] and said in told[0]
 
 
 def test_the_mistake_of_a_users_part_is_found(tiny_config, tmp_path, monkeypatch):

@@ -51,6 +51,21 @@ def test_the_type_stays(dtype):
     assert append_coordinates(torch.zeros(1, 1, 2, 3, dtype=dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_coordinates_once(dtype):
+    """A step of 2/167, which bfloat16 rounds, is added up in float32."""
+    out = append_coordinates(torch.zeros(1, 0, 100, 168, dtype=dtype))[0]
+    assert torch.equal(out[0, 0], torch.linspace(-1, 1, 168).to(dtype))
+    assert torch.equal(out[1, :, 0], torch.linspace(-1, 1, 100).to(dtype))
+
+
+def test_autocast_leaves_coordinates_to_the_convolution():
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = append_coordinates(torch.ones(1, 1, 3, 168, dtype=torch.bfloat16))
+    assert out.dtype == torch.float32
+    assert torch.equal(out[0, 1, 0], torch.linspace(-1, 1, 168))
+
+
 def test_the_device_stays():
     assert append_coordinates(torch.zeros(1, 1, 2, 3, device='meta')).device.type == 'meta'
 

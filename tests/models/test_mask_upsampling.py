@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from mmsolov2.models import mask_upsampling
-from mmsolov2.models.mask_upsampling import Side, image_masks, occupied_tiles, paint
+from mmsolov2.models.mask_upsampling import (
+    Side,
+    image_masks,
+    occupied_tiles,
+    paint,
+    rounds_products,
+)
 
 # The definition
 
@@ -108,6 +114,44 @@ def test_products_are_full_where_others_may_be_rough(precision):
         torch.set_float32_matmul_precision(precision)
         with torch.autocast('cpu', dtype=torch.bfloat16):
             assert torch.equal(from_tiles(masks, 0.5, (30, 41), (61, 80)), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
+def newer_settings():
+    """torch's settings of single backends, all open at first, and afterwards as before."""
+    if not hasattr(torch.backends.mkldnn, 'matmul'):
+        pytest.skip('settings of torch 2.9 and later')
+    settings = torch.backends, torch.backends.mkldnn.matmul
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = 'none'
+    yield settings
+    for setting, value in zip(settings, before, strict=True):
+        setting.fp32_precision = value
+
+
+@pytest.mark.parametrize('precision', ['ieee', 'tf32', 'bf16'])
+@pytest.mark.parametrize('part', [0, 1], ids=['all backends', 'products of a CPU'])
+def test_products_are_full_with_torchs_newer_settings(part, precision, newer_settings):
+    """After which torch may refuse to say what the older setting is."""
+    masks = torch.rand(3, 8, 12)
+    expected = image_masks(masks, 0.5, (30, 41), (61, 80))
+    newer_settings[part].fp32_precision = precision
+    assert rounds_products() == (precision != 'ieee')
+    assert torch.equal(from_tiles(masks, 0.5, (30, 41), (61, 80)), expected)
+
+
+@pytest.mark.parametrize(('precision', 'rounds'), [('highest', False), ('high', True)])
+@pytest.mark.parametrize('newer', [True, False])
+def test_the_older_setting_counts_with_any_torch(newer, precision, rounds, monkeypatch):
+    if not newer:
+        monkeypatch.setattr(torch.backends, 'mkldnn', None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        assert rounds_products() == rounds
     finally:
         torch.set_float32_matmul_precision(before)
 

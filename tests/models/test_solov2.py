@@ -39,7 +39,10 @@ SMALL = {
 def build(**settings):
     """The published model, much smaller; names of settings have '__' for dots."""
     config = Config.fromfile(CONFIG)
-    changes = {**SMALL, **{name.replace('__', '.'): value for name, value in settings.items()}}
+    settings = {name.replace('__', '.'): value for name, value in settings.items()}
+    changes = {**SMALL, **settings}
+    if 'mask_neck' in settings:
+        changes = {name: value for name, value in changes.items() if 'mask_neck.' not in name}
     config.merge_from_dict({f'model.{name}': value for name, value in changes.items()})
     return MODELS.build(config.model)
 
@@ -125,6 +128,91 @@ def test_predictions_are_those_of_the_parts(model):
     for result, instances in zip(samples, expected, strict=True):
         assert torch.equal(result.pred_instances.scores, instances.scores)
         assert torch.equal(result.pred_instances.masks, instances.masks)
+
+
+# Inputs that do not fit
+
+
+def test_masks_that_stayed_behind_do_not_train(model):
+    data = batch(model, training=True)
+    data['inputs'] = torch.nn.functional.interpolate(data['inputs'], scale_factor=2)
+    with pytest.raises(InputError, match=r'images are \(128, 192\).* which move the masks too'):
+        model(**data, mode='loss')
+
+
+@pytest.mark.parametrize('wrong', [4, 5, 200, -1])
+def test_labels_of_no_class_do_not_train(model, wrong):
+    data = batch(model, training=True)
+    data['data_samples'][0].gt_instances.labels[1] = wrong
+    message = r'from 0 to num_classes - 1, but .* have others: \[1, 0\]; give the head'
+    with pytest.raises(InputError, match=message):
+        model(**data, mode='loss')
+
+
+def test_the_last_class_trains(model):
+    data = batch(model, training=True)
+    data['data_samples'][0].gt_instances.labels[:] = 3
+    assert all(loss > 0 for loss in model(**data, mode='loss').values())
+
+
+FROM_STRIDE_8 = dict(  # strides 8, 16, 32, and two more levels
+    backbone__out_indices=(1, 2, 3), neck__in_channels=[128, 256, 512]
+)
+
+
+@pytest.mark.parametrize('separated', [False, True])
+@pytest.mark.parametrize('compile', [None, dict(backend='eager')])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_finest_level_that_is_not_at_stride_4(training, compile, separated):
+    make = build_separate if separated else build
+    detector = make(compile=compile, **FROM_STRIDE_8).eval()
+    message = 'makes mask features of 8x12 of images of 64x96, .* stride 4, 16x24: let backbone.out'
+    with pytest.raises(InputError, match=message), torch.no_grad():
+        detector(**batch(detector, training), mode='loss' if training else 'predict')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(64, 96), (63, 95), (61, 93), (33, 62), (40, 19)], ids=str)
+def test_images_of_any_size_have_features_of_a_quarter_rounded_up(model, size):
+    """Without padding, as ``pad_size_divisor=1`` gives them."""
+    instances = InstanceData(
+        masks=BitmapMasks(np.ones((1, *size), np.uint8), *size), labels=torch.tensor([1])
+    )
+    meta = dict(img_shape=size, ori_shape=(40, 30))
+    samples = [DetDataSample(gt_instances=instances, metainfo=meta)]
+    images = torch.randn(1, 3, *size)
+    assert all(loss.isfinite() for loss in model.loss(images, samples).values())
+    assert model.predict(images, samples)[0].pred_instances.masks.shape[1:] == (40, 30)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(img_shape=(70, 96)), r'img_shape \(70, 96\) must be from 1 to \(64, 96\)'),
+        (dict(img_shape=(0, 96)), r'img_shape \(0, 96\) must be from 1 to \(64, 96\)'),
+        (dict(ori_shape=(20, -3)), r'of the results at least 1, not \(20, -3\)'),
+        (dict(ori_shape=None), r"no ori_shape, only \['batch_input_shape', .*meta_keys of PackDet"),
+        (dict(img_shape=None, ori_shape=None), 'no img_shape and no ori_shape, only'),
+    ],
+    ids=str,
+)
+def test_sizes_that_results_cannot_have(model, change, message):
+    data = batch(model, training=False)
+    sample = data['data_samples'][0]
+    sample.set_metainfo(dict(img_path='a.png'))
+    for name, value in change.items():
+        sample.set_metainfo({name: value}) if value else sample.pop(name)
+    with pytest.raises(InputError, match=f'^a.png: .*{message}'):
+        model(**data, mode='predict')
+
+
+@torch.no_grad()
+def test_results_at_the_networks_size_need_no_original_size(model):
+    data = batch(model, training=False)
+    data['data_samples'][0].pop('ori_shape')
+    results = model.predict(data['inputs'], data['data_samples'], rescale=False)
+    assert results[0].pred_instances.masks.shape[1:] == (64, 96)
 
 
 # Memory layout, precision, compilation
@@ -223,6 +311,25 @@ def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(model):
     torch.testing.assert_close(other.network(images)[-1], first)
 
 
+@pytest.mark.parametrize(
+    ('compile', 'options'),
+    [(False, None), (None, None), (True, {}), ({}, {}), (dict(dynamic=True), dict(dynamic=True))],
+    ids=str,
+)
+def test_what_compile_may_be(compile, options):
+    detector = build(compile=compile)
+    assert detector.compile_options == options
+    if options is None:
+        assert detector.network(torch.randn(1, 3, 64, 64))[-1].shape == (1, 64, 16, 16)
+        assert detector._compiled is None
+
+
+@pytest.mark.parametrize('compile', ['inductor', 1, ('a', 1)], ids=str)
+def test_what_compile_may_not_be(compile):
+    with pytest.raises(ValueError, match='compile must be True, False, None or a dict of torch'):
+        build(compile=compile)
+
+
 def test_unknown_precision():
     with pytest.raises(ValueError, match="predict_dtype .*'bfloat16'.*'float16'.* not 'half'"):
         build(predict_dtype='half')
@@ -303,17 +410,11 @@ def test_parts_of_different_widths_are_refused(settings, message):
         build(**settings)
 
 
-def separate(**settings):
-    neck = dict(in_channels=64, feat_channels=32, out_channels=64, **settings)
-    return dict(mask_neck=dict(_delete_=True, type='mmsolov2.SeparateMaskFeatureNeck', **neck))
-
-
-def build_separate(**settings):
-    config = Config.fromfile(CONFIG)
-    changes = {name: value for name, value in SMALL.items() if 'mask_neck' not in name}
-    config.merge_from_dict({f'model.{name}': value for name, value in changes.items()})
-    model = Config._merge_a_into_b(separate(**settings), config.model.to_dict())
-    return MODELS.build(model)
+def build_separate(num_levels=5, **settings):
+    """``build`` with mask features for each level."""
+    neck = dict(in_channels=64, feat_channels=32, out_channels=64, num_levels=num_levels)
+    neck = dict(_delete_=True, type='mmsolov2.SeparateMaskFeatureNeck', **neck)
+    return build(mask_neck=neck, **settings)
 
 
 def test_separate_features_train_and_predict():

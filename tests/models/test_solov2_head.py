@@ -1,5 +1,6 @@
 """The head: layers and losses against plain functions, results against drawings."""
 
+import copy
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmsolov2.errors import InputError
 from mmsolov2.models.grid_assigner import positives, quarter_masks
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2_head import (
@@ -20,6 +22,7 @@ from mmsolov2.models.solov2_head import (
     keep_symmetric_peaks,
     padded_masks,
 )
+from mmsolov2.registry import TASK_UTILS
 
 GRIDS = (10, 8, 6, 4, 3)
 SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
@@ -165,6 +168,22 @@ def test_polygons_are_masks():
     masks = padded_masks(polygons, (4, 8), torch.device('cpu'))
     assert masks.int().tolist() == [[[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2]
     assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.float32])
+def test_a_tensor_may_hold_the_masks(dtype):
+    masks = torch.tensor([[[0, 1, 1], [1, 0, 1]]]).to(dtype)
+    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    assert padded.dtype == torch.bool
+    assert padded.int().tolist() == [[[0, 1, 1, 0], [1, 0, 1, 0], [0] * 4, [0] * 4]]
+
+
+@pytest.mark.parametrize('size', [(5, 4), (4, 6), (9, 2)], ids=str)
+def test_masks_are_never_cut(size):
+    masks = BitmapMasks(np.ones((1, *size), np.uint8), *size)
+    message = rf'masks of \({size[0]}, {size[1]}\) do not fit into images of \(4, 4\)'
+    with pytest.raises(InputError, match=message):
+        padded_masks(masks, (4, 4), torch.device('cpu'))
 
 
 def losses_of(head, features, mask_features, samples):
@@ -496,52 +515,82 @@ def test_losses_need_no_boxes():
     assert all(torch.equal(losses[name], expected[name]) for name in expected)
 
 
-def test_the_number_of_positives_can_be_that_of_all_processes(monkeypatch):
-    """The other process has none: with the mean of both, the mask loss counts double."""
-    monkeypatch.setattr('mmsolov2.models.solov2_head.reduce_mean', lambda number: number / 2)
-    features, instances = mask_features(), [one.gt_instances for one in samples_of(SOME, OTHERS)]
-    head = lively_head()
-    outputs = head(pyramid())
-    own = head.loss_by_feat(*outputs, features, instances)
-    head.sync_avg_factor = True
-    both = head.loss_by_feat(*outputs, features, instances)
-    torch.testing.assert_close(both['loss_mask'], 2 * own['loss_mask'])
-    assert own['loss_cls'] < both['loss_cls'] < 2 * own['loss_cls']
-
-
-LOSSES_OF_A_PROCESS = """
-import sys
+JOINT_BATCH = """
+import copy, sys
 import mmsolov2
 import numpy as np, torch, torch.distributed as dist
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2_head import SOLOv2Head
 
+
+class Parts(nn.Module):
+
+    def __init__(self, kind, **settings):
+        super().__init__()
+        self.neck = kind(in_channels=32, feat_channels=32, out_channels=64)
+        self.head = SOLOv2Head(**SETTINGS, **settings)
+
+    def forward(self, levels, instances):
+        losses = self.head.loss_by_feat(*self.head(levels), self.neck(levels), instances)
+        return sum(losses.values())
+
+
+def image(step, number):  # levels of a picture and its rectangles
+    generator = torch.Generator().manual_seed(10 * step + number)
+    sizes = (32, 40), (16, 20), (8, 10), (4, 5), (2, 3)
+    levels = [torch.randn(1, 32, *size, generator=generator, dtype=float) for size in sizes]
+    count = (0, 0, 3, 1)[number] if step != 2 else 0
+    masks = np.zeros((count, 128, 160), np.uint8)
+    for i, mask in enumerate(masks):
+        mask[8 * i + 4:60, 20 * i + 7:20 * i + 50 - 7 * step] = 1
+    return levels, InstanceData(masks=BitmapMasks(masks, 128, 160), labels=torch.arange(count))
+
+
+def train(model, numbers):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(4):
+        levels, instances = zip(*(image(step, number) for number in numbers))
+        optimizer.zero_grad()
+        model([torch.cat(level) for level in zip(*levels)], list(instances)).backward()
+        optimizer.step()
+
+
+SETTINGS = eval(sys.argv[1])
 dist.init_process_group('gloo')
-rank, settings = dist.get_rank(), eval(sys.argv[1])
-torch.manual_seed(0)
-head = SOLOv2Head(**settings, sync_avg_factor=True)
-sizes = (32, 40), (16, 20), (8, 10), (4, 5), (2, 3)
-outputs = head([torch.randn(1, 32, *size) for size in sizes])
-masks = np.zeros((rank, 128, 160), np.uint8)  # none and one
-masks[:, 20:60, 30:80] = 1
-labels = torch.zeros(rank, dtype=torch.long)
-instances = InstanceData(masks=BitmapMasks(masks, 128, 160), labels=labels)
-features = torch.randn(1, 64, 32, 40)
-synced = head.loss_by_feat(*outputs, features, [instances])['loss_mask']
-head.sync_avg_factor = False
-own = head.loss_by_feat(*outputs, features, [instances])['loss_mask']
-print(f'rank {rank}: {synced / own.clamp(min=1e-9):.4f}')
+rank = dist.get_rank()
+for name, kind, settings in (
+    ('unified', MaskFeatureNeck, {}),
+    ('3x3', MaskFeatureNeck, dict(kernel_size=3)),
+    ('separate', SeparateMaskFeatureNeck, {}),
+):
+    torch.manual_seed(0)
+    apart = Parts(kind, sync_avg_factor=True, **settings).double()
+    joint, before = copy.deepcopy(apart), copy.deepcopy(apart.state_dict())
+    train(DistributedDataParallel(apart), [2 * rank, 2 * rank + 1])  # the first has nobody
+    joint.head.sync_avg_factor = False
+    train(joint, range(4))
+    for key, value in joint.state_dict().items():
+        difference = (apart.state_dict()[key] - value).abs().max().item()
+        if difference > 1e-9 or torch.equal(value, before[key]):
+            print(f'rank {rank} {name}: {key} differs by {difference}')
+    print(f'rank {rank} {name}: compared')
 """
 
 
-def test_two_processes_share_the_number_of_positives(tmp_path, run_python):
-    """One has none, the other all: divided by their mean, its loss is twice as large."""
-    script = tmp_path / 'losses.py'
-    script.write_text(LOSSES_OF_A_PROCESS)
+def test_two_processes_learn_what_one_does_from_the_joint_batch(tmp_path, run_python):
+    """In float64. One has no instances at all, and in the third of four steps neither has."""
+    script = tmp_path / 'joint.py'
+    script.write_text(JOINT_BATCH)
     options = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)
-    output = run_python(*options, script, repr(SETTINGS)).stdout
-    assert 'rank 0: 0.0000' in output and 'rank 1: 2.0000' in output
+    lines = run_python(*options, script, repr(SETTINGS)).stdout.splitlines()
+    assert sorted(line for line in lines if line.startswith('rank')) == [
+        f'rank {rank} {name}: compared' for rank in (0, 1)
+        for name in ('3x3', 'separate', 'unified')
+    ]
 
 
 def test_covered_instances_are_what_the_mask_loss_sees():
@@ -645,6 +694,36 @@ def test_the_nms_of_the_config_is_used():
     hard = dict(type='mmsolov2.HardMaskNMS', iou_thr=0.5)
     assert drawing.results(nms=hard).labels.tolist() == [0, 1]
     assert drawing.results(nms=dict(**hard, class_agnostic=True)).labels.tolist() == [0]
+
+
+@TASK_UTILS.register_module()
+class FadingNMS(nn.Module):
+    """A mask NMS with a weight, that of every score."""
+
+    def __init__(self, weight=0.5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, scores, labels, masks):
+        return scores * self.weight
+
+
+def test_an_nms_may_be_a_module():
+    """With weights that are saved, loaded and moved as the head's others."""
+    drawing = Drawing().add(0, (0, 8), (0, 8), logit=0.0)
+    nms = dict(type='mmsolov2.FadingNMS')
+    torch.testing.assert_close(drawing.results(nms=nms).scores, torch.tensor([0.25]))
+    head, other = (make_head(test_cfg=dict(nms=dict(nms, weight=one))) for one in (0.25, 0.5))
+    other.load_state_dict(head.state_dict(), strict=True)
+    assert copy.deepcopy(other).double().nms.weight.dtype == torch.float64
+    assert other.nms.weight == 0.25
+
+
+def test_an_nms_module_must_take_what_the_head_gives():
+    message = r"test_cfg.nms=\{'type': 'mmsolov2.Blind'\}: .*called as nms\(scores, labels, masks\)"
+    TASK_UTILS.register_module(name='Blind', module=nn.Identity, force=True)
+    with pytest.raises(ValueError, match=message):
+        make_head(test_cfg=dict(nms=dict(type='mmsolov2.Blind')))
 
 
 def test_an_empty_mask_is_no_result():

@@ -6,6 +6,7 @@ import math
 import sys
 from argparse import Namespace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mmdet.registry import MODELS
@@ -228,13 +229,13 @@ def test_trainings_share_the_cpus_unless_the_user_says_how(own, used, monkeypatc
 
     def finished(command, *, env, **kwargs):
         seen.append(env['OMP_NUM_THREADS'])
-        return Namespace(returncode=0)
+        return Mock(wait=lambda: 0)
 
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     if own:
         monkeypatch.setenv('OMP_NUM_THREADS', own)
     monkeypatch.setattr(ablations.os, 'cpu_count', lambda: 6)
-    monkeypatch.setattr(ablations.subprocess, 'run', finished)
+    monkeypatch.setattr(ablations.subprocess, 'Popen', finished)
     ablations.call('train', tmp_path / 'config.py', arguments(tmp_path, jobs=2), [], tmp_path)
     assert seen == [used]
 

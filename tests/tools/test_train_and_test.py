@@ -4,7 +4,6 @@ import json
 import pickle
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,12 +27,6 @@ def losses(log: str) -> dict[tuple[int, int], float]:
 def figures(log: str) -> dict[str, float]:
     """The COCO figures that a log ends with."""
     return {name: float(value) for name, value in re.findall(r'(coco/\w+): (-?[\d.]+)', log)}
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope='module')
@@ -100,14 +93,16 @@ def test_training_needs_no_boxes(tiny_config, run_python, tmp_path):
     assert len(losses(log)) == 4 and (tmp_path / 'epoch_1.pth').is_file()
 
 
-def test_one_and_two_processes_give_the_same_figures(trained, tiny_config, run_python, tmp_path):
+def test_one_and_two_processes_give_the_same_figures(
+    trained, tiny_config, run_python, tmp_path, dist_environment
+):
     checkpoint = trained[1] / 'epoch_3.pth'
     out = tmp_path / 'predictions.pkl'
     one = run_python('tools/test.py', tiny_config, checkpoint, '--work-dir', tmp_path, '--out', out)
     two = subprocess.run(
         ['tools/dist_test.sh', tiny_config, checkpoint, '2', '--work-dir', tmp_path / 'two'],
         cwd=ROOT,
-        env=dist_environment(),
+        env=dist_environment,
         capture_output=True,
         text=True,
     )
@@ -131,12 +126,15 @@ def test_rle_and_the_faster_evaluator_give_the_same_figures(
     assert rle == bitmaps and rle['coco/segm_mAP_50'] > 0
 
 
-def dist_environment() -> dict[str, str]:
+@pytest.fixture
+def dist_environment(free_port) -> dict[str, str]:
     folder = str(Path(sys.executable).parent)
-    return dict(PATH=f'{folder}:/usr/bin:/bin', PORT=free_port(), OMP_NUM_THREADS='1')
+    return dict(PATH=f'{folder}:/usr/bin:/bin', PORT=free_port, OMP_NUM_THREADS='1')
 
 
-def test_two_processes_train_also_without_instances(tiny_config, tiny_shapes, tmp_path):
+def test_two_processes_train_also_without_instances(
+    tiny_config, tiny_shapes, tmp_path, dist_environment
+):
     """Images without instances in one process or in both must not stop the gradients' sum."""
     annotations = json.loads((tiny_shapes / 'annotations/train.json').read_text())
     nobody = {image['id'] for image in annotations['images'][:5]}
@@ -150,7 +148,7 @@ def test_two_processes_train_also_without_instances(tiny_config, tiny_shapes, tm
             'train_cfg.max_epochs=1', 'train_dataloader.batch_size=1'
         ],
         cwd=ROOT,
-        env=dist_environment(),
+        env=dist_environment,
         capture_output=True,
         text=True,
     )  # yapf: disable
@@ -192,3 +190,49 @@ def test_an_unreadable_image_is_one_line(tiny_config, tiny_shapes, run_python, t
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
     assert last.startswith('error: ') and 'gone.png: there is no such image' in last
+
+
+SPOIL = """
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Spoil(Hook):
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9 // get_world_size() and get_rank() == get_world_size() - 1:
+            next(runner.model.parameters()).data.fill_(torch.nan)
+"""
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_diverged_training_is_one_line_and_keeps_its_checkpoints(
+    tiny_config, dist_environment, tmp_path, processes
+):
+    """Also if it begins in one process: all stop, and none waits for the others."""
+    (tmp_path / 'spoil.py').write_text(SPOIL)
+    config = tmp_path / 'spoiled.py'
+    config.write_text(
+        f"_base_ = '{tiny_config}'\ncustom_imports = dict(imports=['mmsolov2', 'spoil'])\n"
+        "custom_hooks = [dict(type='Spoil')]\n"
+        "default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))\n"
+    )
+    launch = [sys.executable, 'tools/train.py'] if processes == 1 else ['tools/dist_train.sh']
+    result = subprocess.run(
+        [
+            *launch, config, *(['2'] if processes == 2 else []), '--work-dir', tmp_path
+        ],
+        cwd=ROOT,
+        env={**dist_environment, 'PYTHONPATH': f'{ROOT}:{tmp_path}'},
+        capture_output=True,
+        text=True,
+    )  # yapf: disable
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert result.returncode == (2 if processes == 1 else 1) and len(lines) == processes
+    assert all('training has diverged: ' in line for line in lines)
+    assert f'last checkpoint before: {tmp_path}/epoch_2.pth' in lines[0]
+    (path, ) = tmp_path.glob('*.pth')
+    weights = torch.load(path, weights_only=False)['state_dict']
+    assert path.name == 'epoch_2.pth' and all(value.isfinite().all() for value in weights.values())
