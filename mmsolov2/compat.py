@@ -6,15 +6,12 @@
 import importlib.machinery
 import importlib.util
 import os
-import pickle
 import sys
 import types
-from collections.abc import Callable
 
-import numpy as np
 import torch
-from mmengine.logging.history_buffer import HistoryBuffer
 
+from mmsolov2.checkpoint_types import STAND_INS
 from mmsolov2.errors import MissingOpError
 
 MMCV_NEEDED = (
@@ -172,35 +169,11 @@ def allow_checkpoint_types() -> None:
     """Let torch's safe loader read the checkpoints that mmengine writes.
 
     Why: since torch 2.6 torch.load refuses all but listed types, and mmengine 0.10 stores its
-    loss history as HistoryBuffer and NumPy arrays. ``weights_only`` stays true: a checkpoint never
-    runs code. Can go when mmengine lists its own types.
+    loss history as HistoryBuffer and NumPy arrays. Listed are stand-ins that check what a file
+    makes of them, see ``checkpoint_types``; ``weights_only`` stays true: a checkpoint never runs
+    code. Can go when mmengine lists types of its own that are as strict.
     """
-    rebuild_array = np.ones(1).__reduce__()[0]
-    rebuild_scalar = np.float64(1).__reduce__()[0]
-    dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'bool')]
-    aliases = [_named('builtins.getattr', history_statistic)]
-    for package in ('numpy.core', 'numpy._core'):  # of NumPy 1 and of NumPy 2
-        aliases.append(_named(f'{package}.multiarray._reconstruct', rebuild_array))
-        aliases.append(_named(f'{package}.multiarray.scalar', rebuild_scalar))
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *aliases])
-
-
-def _named(path: str, function: Callable) -> Callable:
-    """A function under the name by which a pickle calls it."""
-
-    def alias(*args):
-        return function(*args)
-
-    alias.__module__, alias.__qualname__ = path.rsplit('.', maxsplit=1)
-    alias.__name__ = alias.__qualname__
-    return alias
-
-
-def history_statistic(owner: type, name: str) -> Callable:
-    """What HistoryBuffer's pickle calls getattr for: one of its own four statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
-    return getattr(owner, name)
+    torch.serialization.add_safe_globals(STAND_INS)
 
 
 def name_config_package() -> None:

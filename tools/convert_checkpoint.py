@@ -12,7 +12,6 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -50,10 +49,11 @@ def read(source: str) -> Mapping:
 
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle that torch has not written."""
-    if not path.is_file():
+    try:
+        with path.open('rb') as file:
+            start = file.read(8)
+    except OSError:  # the loader says why
         return False
-    with path.open('rb') as file:
-        start = file.read(8)
     return start.startswith(b'\x80') and not start.startswith(TORCH_MAGICS)
 
 
@@ -65,14 +65,7 @@ def write(checkpoint: dict, out: Path) -> None:
     """
     data = io.BytesIO()
     torch.save(checkpoint, data)
-    try:
-        AtomicLocalBackend().put(data.getbuffer(), out)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(f'{out}.unfinished')
-        raise InputError(
-            f'{out}: it cannot be written ({error.strerror}); give another OUT'
-        ) from error
+    AtomicLocalBackend().put(data.getbuffer(), out)
 
 
 def run(args: argparse.Namespace) -> int:

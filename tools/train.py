@@ -4,8 +4,9 @@ import argparse
 
 import torch
 
-from mmsolov2.engine.checkpoint import latest_checkpoint, require_resumable
+from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
+from mmsolov2.engine.resume import require_resumable, require_same_training
 from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
 
@@ -67,6 +68,7 @@ def main() -> None:
         apply_options(config, args)
         runner = build_runner(config)
         build_loops(runner, 'train', 'val')
+        require_same_training(runner)
         runner.train()
 
 

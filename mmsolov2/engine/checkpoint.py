@@ -1,17 +1,27 @@
 """Reading checkpoints: safely, and with errors that say what is wrong with the file."""
 
 import os
+import pickle
 import re
+import struct
+import textwrap
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mmengine
+import numpy as np
 import torch
+from mmengine.dist import barrier, is_distributed
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as stock
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
+from torch.cuda import OutOfMemoryError
 
+from mmsolov2.checkpoint_types import checked_types
 from mmsolov2.errors import InputError
 
 ADDRESSES = ('http://', 'https://')
@@ -19,7 +29,15 @@ FOREIGN = (  # what only other SOLOv2 code calls its parts
     'bbox_head.kernel_convs.', 'bbox_head.solo_', 'mask_feat_head.', 'ins_head.',
     'mask_head.convs_all_levels.'
 )
-TORCH_MAGICS = (b'PK\x03\x04', b'\x80\x02\x8a\nl\xfc\x9c')  # torch's zip and its older format
+ZIP_MAGIC = b'PK\x03\x04'
+TORCH_MAGICS = (ZIP_MAGIC, b'\x80\x02\x8a\nl\xfc\x9c')  # torch's zip and its older format
+MAX_INFLATION = 20  # torch.save does not compress, and trained weights hardly shrink
+DAMAGED = 'the checkpoint is truncated or damaged: take an earlier one or download it again'
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class DamagedFileError(InputError):
+    """A checkpoint is not whole."""
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -30,41 +48,97 @@ def load_from_local(filename: str, map_location=None) -> dict:
     says, and whose errors do not name the file.
 
     Raises:
-        InputError: if the file is missing, truncated, no checkpoint, or holds unsafe types.
+        InputError: if the file is missing, truncated, no checkpoint, holds unsafe types, or its
+            weights are not finite.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise InputError(f'{filename}: there is no such checkpoint; check the path')
     try:
-        checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+        checkpoint = _load(filename, map_location)
+        broken = _not_finite(checkpoint) if isinstance(checkpoint, Mapping) else []
     except Exception as error:
-        raise InputError(f'{filename}: {_reason(filename, error)}') from error
+        raise _reason(filename, error) from error
     if not isinstance(checkpoint, Mapping):
         raise InputError(
             f'{filename}: this file holds a value of type {type(checkpoint).__name__}, not a '
             'checkpoint: pass a file that holds a state dict'
         )
+    if broken and _is_damaged(filename):  # torch does not compare checksums
+        raise DamagedFileError(f'{filename}: {DAMAGED}')
+    if broken:
+        raise InputError(
+            f'{filename}: {len(broken)} of its entries hold NaN or infinite values, {broken[0]} '
+            'first: its training had failed; take an earlier checkpoint'
+        )
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)  # mmengine's runner would run it when it resumes
     return checkpoint
+
+
+def _load(filename: str, map_location):
+    """What torch's safe loader makes of a file that does not grow when it is read."""
+    if _start(filename).startswith(ZIP_MAGIC):
+        with zipfile.ZipFile(filename) as file:
+            sizes = [(record.file_size, record.compress_size) for record in file.infolist()]
+        sizes.append((sum(full
+                          for full, _ in sizes), os.path.getsize(filename)))  # they may overlap
+        full, packed = max(sizes, key=lambda size: size[0] / (size[1] + 2**16))
+        if full > MAX_INFLATION * (packed + 2**16):
+            raise InputError(
+                f'it holds {packed} bytes that become {full} when they are read, and is not read: '
+                'torch.save compresses nothing; take the file as it was saved'
+            )
+    with checked_types(), torch.sparse.check_sparse_tensor_invariants():
+        return torch.load(filename, map_location=map_location, weights_only=True)
+
+
+def _start(filename: str) -> bytes:
+    """The first eight bytes of a file, or all where it has less."""
+    with open(filename, 'rb') as file:
+        return file.read(8)
 
 
 @CheckpointLoader.register_scheme(prefixes=ADDRESSES, force=True)
 def load_from_http(address: str, map_location=None) -> dict:
     """Download a checkpoint into torch's cache and load it with its safe loader: its dict.
 
-    Takes the place of mmengine's loader of addresses, which runs what a file says.
+    Takes the place of mmengine's loader of addresses, which runs what a file says. The first
+    process of each machine downloads, the others wait for it. A file in the cache that is damaged,
+    as one whose download was cut, is deleted.
 
     Raises:
         InputError: as ``load_from_local``, or if it cannot be downloaded.
     """
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     filename = os.path.join(folder, os.path.basename(urlsplit(address).path))
-    if not os.path.isfile(filename):
-        os.makedirs(folder, exist_ok=True)
+    reason = 'the first process of this machine has failed to'
+    if not is_distributed() or _local_rank() == '0':
         try:
-            torch.hub.download_url_to_file(address, filename)
-        except OSError as error:
-            raise InputError(f'{address}: it cannot be downloaded: {error}') from error
-    return load_from_local(filename, map_location)
+            _download(address, filename)
+        except Exception as error:  # of any kind: the others are waiting
+            reason = error
+    barrier()
+    if not os.path.isfile(filename):
+        raise InputError(f'{address}: it cannot be downloaded: {reason}')
+    try:
+        return load_from_local(filename, map_location)
+    except DamagedFileError as error:
+        with suppress(OSError):
+            os.unlink(filename)
+        raise DamagedFileError(f'{error} (it came from {address} and is deleted now)') from error
+
+
+def _local_rank() -> str:
+    """The number of this process on its machine, as MPI or the other launchers set it."""
+    return os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))
+
+
+def _download(address: str, filename: str) -> None:
+    """Download a file, unless it is there."""
+    if not os.path.isfile(filename):
+        os.makedirs(os.path.dirname(filename), exist_ok=True)
+        torch.hub.download_url_to_file(address, filename)
 
 
 stock.load_from_http = load_from_http  # what mmengine's aliases, as open-mmlab://, call
@@ -113,42 +187,124 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return str(max(found, key=os.path.getmtime)) if found else None
 
 
-def require_resumable(filename: str) -> None:
-    """Raise InputError unless a checkpoint holds the progress of a training, not weights alone."""
-    meta = CheckpointLoader.load_checkpoint(filename, 'cpu', logger='silent').get('meta')
-    if not isinstance(meta, Mapping) or not {'epoch', 'iter'} <= meta.keys():
-        raise InputError(
-            f'{filename}: it holds weights alone, no training to go on with: leave --resume out, '
-            f'and start from the weights with --cfg-options load_from={filename}'
-        )
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without what several processes, or augmentation in tests, put around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
-def _reason(filename: str, error: Exception) -> str:
-    """What is wrong with a file that torch.load refused, and the remedy."""
-    with open(filename, 'rb') as file:
-        start = file.read(8)
-    if not start:
-        return 'the file is empty: take an earlier checkpoint or download it again'
-    if not start.startswith(TORCH_MAGICS):
-        return f'this is no checkpoint of torch, it begins with {start!r}: pass a .pth file'
-    unsafe = re.search(r'GLOBAL (\S+)', str(error))
-    if unsafe:
-        return (
-            f'the checkpoint holds {unsafe[1]}, which is not loaded because it could run code: '
-            "save its weights alone, torch.save(dict(state_dict=model.state_dict()), 'new.pth')"
+def load_matching_state_dict(module, state_dict, strict=False, logger=None) -> None:
+    """mmengine's load_state_dict, which only logs what does not fit, for a SOLOv2 that half fits.
+
+    Takes its place where mmengine loads files. A call of ``load_state_dict`` of the model is
+    torch's.
+
+    Raises:
+        InputError: if less than half of a SOLOv2's entries are in the state dict.
+    """
+    model = unwrapped(module)
+    if hasattr(model, 'mask_neck'):
+        require_match(model, weights_for(model, state_dict))
+    mmengine_load_state_dict(module, state_dict, strict, logger)
+
+
+mmengine_load_state_dict = stock.load_state_dict
+stock.load_state_dict = load_matching_state_dict
+
+
+def _reason(filename: str, error: Exception) -> InputError:
+    """What is wrong with a file that could not be loaded, and the remedy."""
+    kind, words = InputError, _words(error)
+    if isinstance(error, InputError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = f'it cannot be read: {error.strerror or words}'
+    elif isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in words:
+        text = f'there is not enough memory to load it: {words}'
+    elif not os.path.getsize(filename):
+        kind = DamagedFileError
+        text = 'the file is empty: take an earlier checkpoint or download it again'
+    elif not _start(filename).startswith(TORCH_MAGICS):
+        start = _start(filename)
+        text = f'this is no checkpoint of torch, it begins with {start!r}: pass a .pth file'
+    elif _is_damaged(filename, error):
+        kind = DamagedFileError
+        text = DAMAGED
+    elif not isinstance(error, pickle.UnpicklingError):
+        text = f'torch cannot load it: {type(error).__name__}: {words}'
+    else:
+        unsafe = re.search(r'GLOBAL (\S+)', str(error))
+        text = (
+            f'the checkpoint holds {unsafe[1] if unsafe else f"what torch refuses ({words})"}, '
+            'which is not loaded because it could run code or do other harm: save its weights '
+            "alone, torch.save(dict(state_dict=model.state_dict()), 'new.pth')"
         )
-    return 'the checkpoint is truncated or damaged: take an earlier one or download it again'
+    return kind(f'{filename}: {text}')
+
+
+def _words(error: Exception) -> str:
+    """The message of an error in one line, without what torch's loader says around it."""
+    text = str(error).partition('\n\nCheck the documentation of torch.load')[0]
+    text = text.rpartition('WeightsUnpickler error:')[2].strip()
+    return textwrap.shorten(text.partition('\n')[0], 300) or 'no reason is given'
+
+
+def _is_damaged(filename: str, error: Exception | None = None) -> bool:
+    """Whether a file is not whole, as it or the error tells that there was with it."""
+    if not _start(filename).startswith(ZIP_MAGIC):
+        return isinstance(error, EOFError | struct.error) or 'unexpected EOF' in str(error)
+    try:
+        with zipfile.ZipFile(filename) as file:
+            return file.testzip() is not None
+    except Exception:  # zipfile raises many kinds
+        return True
+
+
+def _not_finite(checkpoint: Mapping) -> list[str]:
+    """The names of the weights, and statistics of BatchNorm, that hold NaN or infinite values."""
+    return [
+        str(name) for part in _weights_in(checkpoint) for name, value in part.items()
+        if isinstance(value, Tensor | np.ndarray) and not _is_finite(value)
+    ]
+
+
+def _weights_in(checkpoint: Mapping) -> list[Mapping]:
+    """The state dicts in a checkpoint of mmengine, mmcv or detectron2, or else it itself."""
+    inside = [checkpoint.get(key) for key in ('state_dict', 'model', 'ema_state_dict')]
+    return [part for part in inside if isinstance(part, Mapping)] or [checkpoint]
+
+
+def _is_finite(value: Tensor | np.ndarray) -> bool:
+    """Whether an entry has no NaN and no infinite value.
+
+    The memory of a tensor is looked at first: an entry may repeat it any number of times.
+    """
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind not in 'fc' or bool(np.isfinite(value).all())
+    if value.dtype not in FLOATS or not is_plain(value) or value.is_meta:
+        return True
+    memory = value.detach().new_empty(0).set_(value.untyped_storage())
+    if memory.isfinite().all():
+        return True
+    return value.numel() <= memory.numel() and bool(value.isfinite().all())
+
+
+def is_plain(value) -> bool:
+    """Whether a value is an array, or a tensor with its values at places of a memory."""
+    if isinstance(value, Tensor):
+        return value.layout == torch.strided and not (value.is_quantized or value.is_nested)
+    return isinstance(value, np.ndarray) and value.dtype.kind in 'biuf'
 
 
 def state_dict_of(checkpoint: Mapping) -> dict:
     """The entries of a checkpoint of mmengine, mmcv or detectron2, without a wrapper's prefix.
 
     Raises:
-        InputError: if one among the weights is no tensor, or none is.
+        InputError: if one among the weights is no plain tensor, or none is.
     """
-    inside = (checkpoint.get(key) for key in ('state_dict', 'model'))
-    entries = next((each for each in inside if isinstance(each, Mapping)), checkpoint)
-    strange = [name for name, value in entries.items() if not hasattr(value, 'shape')]
+    entries = _weights_in(checkpoint)[0]
+    strange = [name for name, value in entries.items() if not is_plain(value)]
     if strange and (entries is not checkpoint or len(strange) == len(entries)):
         raise InputError(
             f'{len(strange)} entries are no tensors, {strange[0]} first, of type '

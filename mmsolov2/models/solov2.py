@@ -8,7 +8,7 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from mmsolov2.engine.checkpoint import require_match, state_dict_of, with_mask_neck
+from mmsolov2.engine.checkpoint import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.errors import InputError
 from mmsolov2.models.data_samples import check_ground_truth
 from mmsolov2.models.mask_upsampling import MASK_STRIDE
@@ -202,9 +202,10 @@ class SOLOv2(BaseDetector):
         return {**self.__dict__, '_compiled': None}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Take mmdet's names for the mask features; refuse weights of another model."""
+        """Take mmdet's names for the mask features; refuse weights of which none fits."""
         renamed = with_mask_neck(state_dict if prefix else state_dict_of(state_dict), prefix)
         state_dict.clear()
         state_dict.update(renamed)
-        require_match(self, state_dict, prefix)
+        if state_dict and not mismatches(self, state_dict, prefix)[0]:
+            require_match(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

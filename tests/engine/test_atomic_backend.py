@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 import mmsolov2  # noqa: F401
 from mmsolov2.engine import AtomicLocalBackend, load_from_local
+from mmsolov2.errors import InputError
 
 
 class Interrupted(Exception):
@@ -114,6 +115,33 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda file: (seen.append(names(tmp_path)), fsync(file)))
     AtomicLocalBackend().put(b'content', tmp_path / 'a.bin')
     assert seen == [['a.bin.unfinished']]
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='looks at a descriptor as Unix has it')
+def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
+    """Windows flushes no file that is open for reading alone."""
+    from fcntl import F_GETFL, fcntl
+    modes = []
+    monkeypatch.setattr(os, 'fsync', lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE))
+    AtomicLocalBackend().put(b'content', tmp_path / 'a.bin')
+    assert modes == [os.O_RDWR] and (tmp_path / 'a.bin').read_bytes() == b'content'
+
+
+@pytest.mark.parametrize('step', ['write', 'fsync', 'replace'])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, step):
+    path = tmp_path / 'a.bin'
+    path.write_bytes(b'old')
+
+    def fail(*args):
+        if step == 'write':
+            Path(args[2]).write_bytes(b'ne')
+        raise OSError(28, 'No space left on device')
+
+    target, name = (LocalBackend, 'put') if step == 'write' else (os, step)
+    monkeypatch.setattr(target, name, fail)
+    with pytest.raises(InputError, match='a.bin: it cannot be written .No space left on device.: '):
+        AtomicLocalBackend().put(b'new', path)
+    assert path.read_bytes() == b'old' and names(tmp_path) == ['a.bin']
 
 
 def test_backend_has_a_name():

@@ -1,9 +1,13 @@
 """Checkpoints that load, and what is said about those that do not."""
 
+import copy
 import io
+import json
+import math
 import os
 import pickle
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -154,6 +158,151 @@ def test_attributes_are_not_looked_up(tmp_path, owner, name):
     assert 'getattr' in message(saved(tmp_path / 'a.pth', dict(a=Finder(owner, name))))
 
 
+def deflated(path: Path, content) -> Path:
+    """A checkpoint written anew by a program that compresses."""
+    source = io.BytesIO()
+    torch.save(content, source)
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return path
+
+
+@pytest.mark.parametrize('others', [0, 5 * 2**20], ids=['alone', 'in a larger file'])
+def test_a_record_that_inflates_is_not_read(tmp_path, monkeypatch, others):
+    content = dict(zeros=torch.zeros(2**23), others=torch.randn(others // 4))
+    path = deflated(tmp_path / 'a.pth', content)
+    assert path.stat().st_size < 2**20 + others
+    monkeypatch.setattr(torch, 'load', None)  # it would be an error to get there
+    text = message(path)
+    assert 'bytes that become 33554432 when they are read' in text and 'damaged' not in text
+
+
+def test_records_that_share_their_bytes_are_not_read(tmp_path, monkeypatch):
+    """Each is stored as it is, but a hundred of them are the same part of the file."""
+    path = tmp_path / 'a.pth'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('a/data/0', bytes(2**20))
+        for number in range(1, 100):
+            again = copy.copy(archive.infolist()[0])
+            again.filename = again.orig_filename = f'a/data/{number}'
+            archive.filelist.append(again)
+            archive.NameToInfo[again.filename] = again
+        archive._didModify = True
+    monkeypatch.setattr(torch, 'load', None)
+    assert 'bytes that become 104857600 when they are read' in message(path)
+
+
+def test_compressed_weights_load(tmp_path):
+    path = deflated(tmp_path / 'a.pth', STATE)
+    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.))
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'), [
+        (PermissionError(13, 'Permission denied'), 'it cannot be read: Permission denied'),
+        (OSError(5, 'Input/output error'), 'it cannot be read: Input/output error'),
+        (MemoryError(), 'there is not enough memory to load it'),
+        (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.\nmore'),
+         'there is not enough memory to load it: CUDA out of memory. Tried to allocate 20.00 MiB.'),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+         "not enough memory to load it: DefaultCPUAllocator: can't allocate memory: you tried"),
+        (RuntimeError('Attempting to deserialize object on a CUDA device\nmore'),
+         'torch cannot load it: RuntimeError: Attempting to deserialize object on a CUDA device'),
+        (pickle.UnpicklingError('Weights only load failed.\nWeightsUnpickler error: \n\nUnsupported'
+                                ' operand 149\n\nCheck the documentation of torch.load to learn.'),
+         'holds what torch refuses (Unsupported operand 149), which is not loaded'),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # yapf: disable
+@pytest.mark.parametrize('zipped', [True, False])
+def test_each_error_in_its_own_words(tmp_path, monkeypatch, error, said, zipped):
+
+    def fail(*args, **kwargs):
+        raise error
+
+    path = saved(tmp_path / 'a.pth', STATE, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setattr(torch, 'load', fail)
+    text = message(path)
+    assert said in text and 'damaged' not in text
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root reads all')
+def test_a_file_that_may_not_be_read(tmp_path):
+    path = saved(tmp_path / 'a.pth', STATE)
+    path.chmod(0)
+    assert 'it cannot be read: Permission denied' in message(path)
+
+
+@pytest.mark.parametrize('part', [0.3, 0.6, 0.9])
+def test_bytes_that_have_changed_are_damage(tmp_path, part):
+    path = saved(tmp_path / 'a.pth', STATE)
+    content = bytearray(path.read_bytes())
+    place = int(part * len(content))
+    content[place:place + 8] = b'\xff' * 8
+    path.write_bytes(content)
+    assert 'truncated or damaged' in message(path)
+
+
+# Weights that are not finite
+
+BROKEN = dict(nan=math.nan, inf=math.inf, minus=-math.inf)
+
+
+@pytest.mark.parametrize('value', BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_finite(tmp_path, value, dtype):
+    bad = torch.ones(3, 3, dtype=dtype)
+    bad[2, 2] = value
+    content = dict(state_dict={'first': torch.ones(3), 'conv.weight': bad, 'bn.running_var': bad})
+    text = message(saved(tmp_path / 'a.pth', content))
+    assert '2 of its entries hold NaN or infinite values, conv.weight first' in text
+    assert 'take an earlier checkpoint' in text
+
+
+@pytest.mark.parametrize(
+    'wrap', [
+        lambda bad: dict(weight=bad),
+        lambda bad: dict(model=dict(weight=bad)),
+        lambda bad: dict(model=dict(weight=bad.numpy())),
+        lambda bad: dict(state_dict=dict(a=torch.ones(1)), ema_state_dict=dict(weight=bad)),
+        lambda bad: dict(state_dict=dict(weight=torch.nn.Parameter(bad))),
+        lambda bad: dict(state_dict=dict(weight=bad.expand(2, 2))),
+        lambda bad: dict(state_dict=dict(weight=bad[:, None].t())),
+    ]
+)
+def test_weights_that_are_not_finite_are_found_in_every_wrapper(tmp_path, wrap):
+    content = wrap(torch.tensor([1, math.nan]))
+    assert '1 of its entries hold NaN or infinite values, weight first' in message(
+        saved(tmp_path / 'a.pth', content)
+    )
+
+
+@pytest.mark.parametrize(
+    'fine', [
+        torch.ones(0),
+        torch.tensor([1, math.nan])[:1],
+        torch.tensor(3),
+        torch.tensor([True]),
+        torch.tensor([1 + 1j]),
+        torch.tensor([torch.finfo(torch.float16).max], dtype=torch.float16),
+        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        torch.eye(2).to_sparse(),
+        np.arange(3),
+    ]
+)
+def test_other_values_pass(tmp_path, fine):
+    load_from_local(
+        str(saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=fine), loss=math.nan)))
+    )
+
+
+def test_weights_that_repeat_a_value_for_ever_are_looked_at_once(tmp_path):
+    """A thousand bytes that name a tensor of a million billion values."""
+    endless = torch.as_strided(torch.ones(4), (2**25, 2**25), (0, 0))
+    load_from_local(str(saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=endless)))))
+
+
 # Files that are
 
 
@@ -241,6 +390,69 @@ def test_address_is_downloaded_once(downloads):
     address = 'https://example.com/a.pth?raw=1'
     assert load(address).keys() == load(address).keys() == STATE.keys()
     assert downloads == [address]
+
+
+PROCESS = """
+import json, os, sys, time
+from pathlib import Path
+import torch
+from torch.distributed import init_process_group
+folder, fails = Path(sys.argv[1]), sys.argv[2]
+meeting = f'file://{folder}/meeting'
+init_process_group('gloo', init_method=meeting, world_size=2, rank=int(sys.argv[3]))
+os.environ['LOCAL_RANK'] = sys.argv[3]
+import mmsolov2
+from mmsolov2.engine.checkpoint import load_from_http
+
+def download(address, filename):
+    (folder / f'asked_by_{sys.argv[3]}').touch()
+    time.sleep(1)
+    if fails == 'True':
+        raise ValueError('no such host')
+    torch.save(dict(weight=torch.ones(1)), filename)
+
+torch.hub.get_dir = lambda: str(folder)
+torch.hub.download_url_to_file = download
+try:
+    print(json.dumps(list(load_from_http('https://example.com/a.pth'))))
+except mmsolov2.errors.InputError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_one_process_downloads_and_the_other_waits(tmp_path, fails):
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-c', PROCESS,
+             str(tmp_path), str(fails),
+             str(rank)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) for rank in (0, 1)
+    ]
+    first, second = [
+        json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in started
+    ]
+    assert [path.name for path in tmp_path.glob('asked*')] == ['asked_by_0']
+    if fails:
+        assert first == 'https://example.com/a.pth: it cannot be downloaded: no such host'
+        assert second.endswith(': the first process of this machine has failed to')
+    else:
+        assert first == second == ['weight']
+
+
+def test_a_download_that_was_cut_is_deleted(downloads, tmp_path):
+    path = tmp_path / 'checkpoints' / 'a.pth'
+    path.parent.mkdir()
+    saved(path, STATE)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(
+        InputError, match=r'damaged.*came from https://example.com/a.pth and is del'
+    ):
+        load('https://example.com/a.pth')
+    assert not path.exists() and downloads == []
+    assert load('https://example.com/a.pth').keys() == STATE.keys()
 
 
 def test_address_that_cannot_be_reached(downloads, monkeypatch):
@@ -383,6 +595,11 @@ def test_weights_are_found_beside_other_things(wrapped):
     'content, named', [
         (dict(net=weights()), '1 entries are no tensors, net first, of type dict'),
         (dict(state_dict=dict(a=torch.zeros(1), b=3)), '1 entries are no tensors, b first, of typ'),
+        (
+            dict(state_dict=dict(a=torch.zeros(1), b=torch.eye(2).to_sparse())
+                 ), 'no tensors, b first'
+        ),
+        (dict(state_dict=dict(a=np.array(['x'])), b=3), 'no tensors, a first, of type ndarray'),
     ]
 )
 def test_what_is_no_weight_is_named(content, named):

@@ -544,3 +544,45 @@ def test_a_refused_checkpoint_changes_no_weight(tmp_path):
         load(detector, neck_only, tmp_path)
     for name, value in detector.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def parameters(model):
+    """The names of all entries but for the counters of batches, which torch does not miss."""
+    return [name for name in model.state_dict() if not name.endswith('num_batches_tracked')]
+
+
+@pytest.mark.parametrize('count', [0, 1, 5])
+def test_torch_loads_a_part(model, count):
+    """A call of load_state_dict is torch's: what is missing is returned, what fits is taken."""
+    names = parameters(model)
+    part = {name: torch.full_like(model.state_dict()[name], 3) for name in names[:count]}
+    other = build()
+    result = other.load_state_dict(part, strict=False)
+    assert result.missing_keys == names[count:] and result.unexpected_keys == []
+    for name, value in part.items():
+        assert torch.equal(other.state_dict()[name], value), name
+    with pytest.raises(RuntimeError, match='Missing key'):
+        other.load_state_dict(part)
+
+
+def test_torch_loads_a_part_beside_other_names_and_in_a_wrapper(model):
+    name = 'mask_head.conv_cls.bias'
+    part = {f'module.{name}': model.state_dict()[name], 'module.head.weight': torch.zeros(1)}
+    wrapped = torch.nn.ModuleDict(dict(module=build()))
+    result = wrapped.load_state_dict(part, strict=False)
+    assert result.unexpected_keys == ['module.head.weight']
+    assert len(result.missing_keys) == len(parameters(model)) - 1
+
+
+def test_torch_is_told_of_weights_of_which_none_fits():
+    with pytest.raises(InputError, match='another model: 0 of the'):
+        build().load_state_dict({'fc.weight': torch.zeros(1)}, strict=False)
+
+
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
+    state_dict = {name: value.clone() for name, value in model.state_dict().items()}
+    state_dict['backbone.bn1.running_mean'][0] = float('nan')
+    with pytest.raises(
+        InputError, match=r'weights\.pth: 1 of its .*, backbone\.bn1\.running_mean f'
+    ):
+        load(build(), state_dict, tmp_path)

@@ -120,6 +120,17 @@ def test_a_folder_is_never_replaced(original, tmp_path, capsys, options):
     assert 'there already; give a file' in fails(capsys, original, tmp_path, *options)
 
 
+def test_a_file_that_may_not_be_read(original, tmp_path, capsys, monkeypatch):
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('pathlib.Path.open', refuse)
+    monkeypatch.setattr(torch, 'load', refuse)
+    text = fails(capsys, original, tmp_path / 'out.pth')
+    assert f'{original}: it cannot be read: Permission denied' in text
+
+
 def test_a_failed_write_leaves_the_old_file(original, tmp_path, capsys, monkeypatch):
     out = tmp_path / 'out.pth'
     out.write_text('mine')

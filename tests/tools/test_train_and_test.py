@@ -84,6 +84,58 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     assert len(losses(log)) == 4 and losses(log)[1, 1] < losses(trained[0])[1, 1]
 
 
+def with_a_sixth_class(shapes: Path, folder: Path) -> list[str]:
+    """Options of a run on the same images, in whose files there is one more category."""
+    for part in ('train', 'val'):
+        content = json.loads((shapes / f'annotations/{part}.json').read_text())
+        content['categories'].append(dict(id=6, name='moon'))
+        (folder / f'{part}.json').write_text(json.dumps(content))
+    classes = [category['name'] for category in content['categories']]
+    return [
+        'model.mask_head.num_classes=6',
+        f'train_dataloader.dataset.metainfo.classes={classes}',
+        f'val_dataloader.dataset.metainfo.classes={classes}',
+        f'train_dataloader.dataset.ann_file={folder}/train.json',
+        f'val_dataloader.dataset.ann_file={folder}/val.json',
+        f'val_evaluator.ann_file={folder}/val.json',
+    ]
+
+
+def test_resuming_with_another_class_is_one_line(
+    trained, tiny_config, tiny_shapes, run_python, tmp_path
+):
+    options = with_a_sixth_class(tiny_shapes, tmp_path)
+    command = ['tools/train.py', tiny_config, '--work-dir', tmp_path / 'work']
+    checkpoint = trained[1] / 'epoch_3.pth'
+    result = run_python(*command, '--resume', checkpoint, '--cfg-options', *options, check=False)
+    assert result.returncode == 2 and 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f'error: {checkpoint}: its training had 5 classes (circle, square, triangle, star, ring), '
+        'this config has 6 (circle, square, triangle, star, ring, moon): leave --resume '
+        f'out, and start from the weights with --cfg-options load_from={checkpoint}'
+    )
+    options += [f'load_from={checkpoint}', 'train_cfg.max_epochs=1']
+    assert len(losses(run_python(*command, '--cfg-options', *options).stdout)) == 4
+
+
+def test_weights_that_are_not_finite_are_one_line(trained, tiny_config, run_python, tmp_path):
+    content = torch.load(trained[1] / 'epoch_3.pth', weights_only=True)
+    content['state_dict']['neck.fpn_convs.0.conv.bias'][0] = float('nan')
+    file = tmp_path / 'nan.pth'
+    torch.save(content, file)
+    runs = [
+        run_python('tools/test.py', tiny_config, file, '--work-dir', tmp_path, check=False),
+        run_python(
+            'tools/train.py', tiny_config, '--work-dir', tmp_path, '--resume', file, check=False
+        ),
+    ]
+    for result in runs:
+        assert result.returncode == 2 and 'Traceback' not in result.stderr
+        assert result.stderr.splitlines()[-1].startswith(
+            f'error: {file}: 1 of its entries hold NaN or infinite values, neck.fpn_convs.0.conv'
+        )
+
+
 def test_training_needs_no_boxes(tiny_config, run_python, tmp_path):
     result = run_python(
         'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options',
