@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mmsolov2.engine.checkpoint import read_matching
+from mmsolov2.engine.checkpoint import read_matching, unwrap_model
 from mmsolov2.engine.launch import (
     add_common_options,
-    bare,
     build_loops,
     build_runner,
     paint_results,
@@ -44,7 +43,7 @@ def main() -> None:
         if args.show or args.show_dir:
             paint_results(config, args)
         runner = build_runner(config)
-        read_matching(bare(runner.model), args.checkpoint)  # or say what does not match
+        read_matching(unwrap_model(runner.model), args.checkpoint)  # or say what does not match
         build_loops(runner, 'test')
         if args.out:
             runner.test_evaluator.metrics.append(DumpInstances(out_file_path=args.out))

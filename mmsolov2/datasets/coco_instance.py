@@ -77,11 +77,11 @@ class CocoInstanceDataset(CocoDataset):
 
     def _check_pipeline(self) -> None:
         """Raise InputError if the pipeline would lose masks or their place."""
-        require_masks_kept(self.pipeline, self.ann_file)
-        loads_polygons = any(
-            isinstance(step, LoadAnnotations) and step.with_mask and not step.poly2mask
-            for step in steps_of(self.pipeline)
-        )
+        loaders = [step for step in steps_of(self.pipeline) if isinstance(step, LoadAnnotations)]
+        self.loads_masks = any(step.with_mask for step in loaders)
+        if self.loads_masks:
+            require_masks_kept(self.pipeline, self.ann_file)
+        loads_polygons = any(step.with_mask and not step.poly2mask for step in loaders)
         count = sum(
             isinstance(annotation['segmentation'], dict) and not annotation['iscrowd']
             for annotation in self.coco.dataset.get('annotations', [])

@@ -187,7 +187,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return str(max(found, key=os.path.getmtime)) if found else None
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """A model without what several processes, or augmentation in tests, put around it."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
@@ -203,7 +203,7 @@ def load_matching_state_dict(module, state_dict, strict=False, logger=None) -> N
     Raises:
         InputError: if less than half of a SOLOv2's entries are in the state dict.
     """
-    model = unwrapped(module)
+    model = unwrap_model(module)
     if hasattr(model, 'mask_neck'):
         require_match(model, weights_for(model, state_dict))
     mmengine_load_state_dict(module, state_dict, strict, logger)

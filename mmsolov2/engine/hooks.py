@@ -2,50 +2,104 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
-from mmsolov2.engine.checkpoint import latest_checkpoint
-from mmsolov2.engine.launch import bare
+from mmsolov2.datasets.pipeline import require_masks_kept
+from mmsolov2.engine.checkpoint import latest_checkpoint, unwrap_model
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
 
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Stop before the first iteration if the head and a dataset disagree on the classes.
+    """Stop before the first iteration if model, data and evaluator do not belong together.
+
+    The model's classes are those of the training data, and in a test those that the checkpoint
+    names: their places are its labels.
 
     Raises:
-        InputError: if the head's ``num_classes`` is not the number of classes of the dataset.
+        InputError: if the head's ``num_classes`` is not the number of classes of a dataset; if a
+            dataset has a class of the model in another place; if the evaluator's file lacks an
+            image of its dataset or has another under its id; or if a step of the training data
+            loses masks.
     """
+
+    classes: Sequence[str] = ()  # of the model, as far as they are known
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Take note of the classes that the weights were trained for."""
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        self.classes = meta.get('classes') or ()
 
     def before_train(self, runner) -> None:
         """Check the training data, and the validation data where there are any."""
-        self._check(runner, runner.train_dataloader)
+        dataset = runner.train_dataloader.dataset
+        self.classes = getattr(dataset, 'metainfo', {}).get('classes') or ()
+        check_mixing(dataset)
+        self._check(runner, dataset)
         if runner.val_loop is not None:
-            self._check(runner, runner.val_dataloader)
+            self.before_val(runner)
 
     def before_val(self, runner) -> None:
         """Check the validation data."""
-        self._check(runner, runner.val_dataloader)
+        self._check(runner, runner.val_dataloader.dataset, runner.val_evaluator)
 
     def before_test(self, runner) -> None:
         """Check the test data."""
-        self._check(runner, runner.test_dataloader)
+        self._check(runner, runner.test_dataloader.dataset, runner.test_evaluator)
 
-    @staticmethod
-    def _check(runner, loader: DataLoader) -> None:
-        model = bare(runner.model)
-        head = getattr(model, 'mask_head',
-                       None) if not hasattr(model, 'roi_head') else (model.roi_head.bbox_head)
-        check_classes(runner.cfg.filename, getattr(head, 'num_classes', None), loader.dataset)
+    def _check(self, runner, dataset: Dataset, evaluator: Evaluator | None = None) -> None:
+        model = unwrap_model(runner.model)
+        parts = model.roi_head if hasattr(model, 'roi_head') else model
+        head = getattr(parts, 'bbox_head' if parts is not model else 'mask_head', None)
+        check_classes(runner.cfg.filename, getattr(head, 'num_classes', None), dataset)
+        check_order(self.classes, dataset)
+        if evaluator is not None:
+            check_evaluator(evaluator, dataset)
+
+
+def file_of(dataset: Dataset) -> str:
+    """What a message calls a dataset: its annotation file, if it has one."""
+    plain = next(innermost(dataset))
+    return getattr(plain, 'ann_file', type(plain).__name__)
+
+
+def check_order(classes: Sequence[str], dataset: Dataset) -> None:
+    """Raise InputError if a dataset has a class of the model's in another place."""
+    theirs = getattr(dataset, 'metainfo', {}).get('classes') or ()
+    for label, name in enumerate(theirs):
+        if name in classes and classes.index(name) != label:
+            raise InputError(
+                f'{file_of(dataset)}: {name!r} is class {label} of this dataset, and class '
+                f'{classes.index(name)} of the model: set metainfo=dict(classes={tuple(classes)}), '
+                'whatever the order of the file'
+            )
+
+
+def check_evaluator(evaluator: Evaluator, dataset: Dataset) -> None:
+    """Raise InputError if the file of an evaluator is not that of the images of a dataset."""
+    for metric in evaluator.metrics:
+        for plain in innermost(dataset) if hasattr(metric, 'image_of') else ():
+            if metric.ann_file not in (None, getattr(plain, 'ann_file', None)):
+                for index in range(len(plain)):
+                    metric.image_of(plain.get_data_info(index))
+
+
+def check_mixing(dataset: Dataset) -> None:
+    """Raise InputError if a wrapper of datasets with masks mixes images, but not their masks."""
+    loads_masks = any(getattr(plain, 'loads_masks', False) for plain in innermost(dataset))
+    while loads_masks and dataset is not None:
+        require_masks_kept(getattr(dataset, 'pipeline', ()), file_of(dataset))
+        dataset = getattr(dataset, 'dataset', None)
 
 
 def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> None:
@@ -53,11 +107,9 @@ def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> Non
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     if None in (num_classes, classes) or len(classes) == num_classes:
         return
-    plain = next(innermost(dataset))
-    name = getattr(plain, 'ann_file', type(plain).__name__)
     raise InputError(
         f"{config}: the head's num_classes is {num_classes}, but the dataset "
-        f'{name} has {len(classes)} classes {classes}: set '
+        f'{file_of(dataset)} has {len(classes)} classes {classes}: set '
         f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
     )
 
@@ -126,7 +178,9 @@ class FiniteHook(Hook):
 
     def _check_weights(self, runner) -> None:
         averaged = [hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model')]
-        names = [name for model in (bare(runner.model), *averaged) for name in not_finite(model)]
+        names = [
+            name for model in (unwrap_model(runner.model), *averaged) for name in not_finite(model)
+        ]
         if names and self.found is None:
             self.found = f'{len(names)} weights are not finite, {names[0]} first'
         self._stop_if_found(runner)
@@ -170,7 +224,7 @@ class NMSTimeHook(Hook):
 
     def before_test(self, runner) -> None:
         """Put a stop-watch around the model's mask NMS."""
-        self.calls, self.head = [], getattr(bare(runner.model), 'mask_head', None)
+        self.calls, self.head = [], getattr(unwrap_model(runner.model), 'mask_head', None)
         self.nms = getattr(self.head, 'nms', None)
         if self.nms is not None:  # by the way of vars: a module's place refuses other callables
             vars(self.head)['nms'] = self._timed

@@ -9,10 +9,8 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.optim import ConstantParamScheduler, LinearParamScheduler
 from mmengine.runner import Runner
-from torch import nn
 
 from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, open_config
 from mmsolov2.errors import InputError
@@ -62,11 +60,6 @@ def require_folder(path: str | Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'{path}: no such folder can be made ({error.strerror})') from error
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """A model without the wrapper that several processes put around it."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def paint_results(config: Config, args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmsolov2.engine.checkpoint import mismatches, unwrapped, weights_for
+from mmsolov2.engine.checkpoint import mismatches, unwrap_model, weights_for
 from mmsolov2.errors import InputError
 
 WEIGHTS_ALONE = 'it holds weights alone, no training to go on with'
@@ -57,7 +57,7 @@ def _hinders_resuming(runner: Runner, checkpoint: Mapping) -> str | None:
     ours = _classes(getattr(runner.train_dataloader.dataset, 'metainfo', None))
     if theirs and ours and theirs != ours:
         return _other_classes(theirs, ours)
-    model = unwrapped(runner.model)
+    model = unwrap_model(runner.model)
     matched, wrong = mismatches(model, weights_for(model, checkpoint))
     if wrong:
         return (

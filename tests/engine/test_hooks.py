@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.datasets import MultiImageMixDataset
 from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, RepeatDataset
@@ -70,7 +71,9 @@ def loader(dataset: Dataset) -> dict:
     return dict(dataset=dataset, batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False))
 
 
-def runner(tmp_path, model: Toy, *, train=None, val=None, test=None) -> Runner:
+def runner(
+    tmp_path, model: Toy, *, train=None, val=None, test=None, metric=Silent, **options
+) -> Runner:
     """A runner with the check, for the datasets that are given."""
     file = tmp_path / 'my_config.py'
     file.touch()
@@ -86,7 +89,7 @@ def runner(tmp_path, model: Toy, *, train=None, val=None, test=None) -> Runner:
             settings.update({
                 f'{name}_dataloader': loader(dataset),
                 f'{name}_cfg': {},
-                f'{name}_evaluator': Evaluator(Silent()),
+                f'{name}_evaluator': Evaluator(metric()),
             })
     return Runner(
         model=model,
@@ -98,6 +101,7 @@ def runner(tmp_path, model: Toy, *, train=None, val=None, test=None) -> Runner:
         experiment_name=tmp_path.name,
         log_level='ERROR',
         **settings,
+        **options,
     )
 
 
@@ -142,6 +146,68 @@ def test_validation(tmp_path):
 def test_testing(tmp_path):
     assert 'has 3 classes' in message(runner(tmp_path, Toy(2), test=Data(*THREE)).test)
     runner(tmp_path, Toy(3), test=Data(*THREE)).test()
+
+
+@pytest.mark.parametrize(('classes', 'name', 'places'), [
+    (('bee', 'ant'), 'bee', (0, 1)),
+    (('cat', 'ant'), 'ant', (1, 0)),
+])
+def test_a_class_of_the_model_in_another_place(tmp_path, classes, name, places):
+    """Its labels would be those of another class: figures of zero for perfect predictions."""
+    text = message(runner(tmp_path, Toy(2), train=Data(*TWO), val=Data(*classes)).train)
+    assert text == (
+        f'instances.json: {name!r} is class {places[0]} of this dataset, and class {places[1]} of '
+        "the model: set metainfo=dict(classes=('ant', 'bee')), whatever the order of the file"
+    )
+
+
+def test_a_checkpoint_says_which_class_is_where(tmp_path):
+    file = str(tmp_path / 'weights.pth')
+    meta = dict(dataset_meta=dict(classes=['bee', 'ant']))
+    torch.save(dict(meta=meta, state_dict=Toy(2).state_dict()), file)
+    text = message(runner(tmp_path, Toy(2), test=Data(*TWO), load_from=file).test)
+    assert "'ant' is class 0 of this dataset, and class 1 of the model" in text
+    runner(tmp_path, Toy(2), test=Data('bee', 'ant'), load_from=file).test()
+    runner(tmp_path, Toy(2), test=Data('Biene', 'Ameise'), load_from=file).test()  # other names
+
+
+class Figures(Silent):
+    """Knows one image of a file, as CocoInstanceMetric does."""
+
+    ann_file = 'others.json'
+
+    def image_of(self, sample: dict) -> dict:
+        raise InputError(f'{self.ann_file}: no image of {sorted(sample)}')
+
+
+def test_an_evaluator_of_other_images(tmp_path):
+    model = Toy(2)
+    data = RepeatDataset(Data(*TWO), times=2)
+    for use in (
+        runner(tmp_path, model, train=Data(*TWO), val=data, metric=Figures).train,
+        runner(tmp_path, model, val=data, metric=Figures).val,
+        runner(tmp_path, model, test=data, metric=Figures).test,
+    ):
+        assert message(use).startswith('others.json: no image of')
+    assert model.weight.item() == 1
+    data.dataset.ann_file = 'others.json'
+    runner(tmp_path, model, test=data, metric=Figures).test()
+
+
+@pytest.mark.parametrize('step', ['Mosaic', 'MixUp', 'CachedMosaic'])
+def test_wrappers_that_mix_images_without_their_masks(tmp_path, step):
+    data = Data(*TWO)
+    data.flag = [0]
+    mixed = MultiImageMixDataset(data, [dict(type=step, img_scale=(8, 8))])
+    ClassCheckHook().before_train(runner(tmp_path, Toy(2), train=mixed))  # boxes need no masks
+    data.loads_masks = True
+    training = runner(tmp_path, Toy(2), train=mixed)
+    if step == 'CachedMosaic':
+        ClassCheckHook().before_train(training)
+    else:
+        text = message(training.train)
+        assert text.startswith(f'instances.json: the step {step} of its pipeline does not move')
+        assert f'Cached{step}' in text
 
 
 def test_training_without_validation(tmp_path):
