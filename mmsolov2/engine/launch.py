@@ -10,7 +10,8 @@ from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.optim import ConstantParamScheduler, LinearParamScheduler
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from mmsolov2.engine.config import add_cfg_options, blamed_on, dataset_of, open_config
 from mmsolov2.errors import InputError
@@ -77,16 +78,48 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
 
 
 class CheckedRunner(Runner):
-    """mmengine's runner, with word on schedulers that are wrong or longer than the training."""
+    """mmengine's runner, which names the config for what is wrong before the first iteration."""
 
-    def build_param_scheduler(self, scheduler) -> list | dict:
-        """Build schedulers, and warn of a warm-up that the training ends in.
+    begun = False
+
+    def train(self) -> nn.Module:
+        """Train: the model.
 
         Raises:
-            InputError: if one cannot be built.
+            InputError: if a setting fails before the first data are loaded.
         """
-        with blamed_on(self.cfg.filename):
-            schedulers = super().build_param_scheduler(scheduler)
+        try:
+            return super().train()
+        except Exception:
+            if self.begun:
+                raise
+            with blamed_on(self.cfg.filename):
+                raise
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Let the hooks do what is due, and note when training begins."""
+        self.begun = self.begun or fn_name == 'before_train_epoch'
+        super().call_hook(fn_name, **kwargs)
+
+    def build_train_loop(self, loop) -> BaseLoop:
+        """Build the loop.
+
+        Raises:
+            InputError: if it would fail when validation is due.
+        """
+        loop = super().build_train_loop(loop)
+        interval = getattr(loop, 'val_interval', 1)
+        if self._val_loop is not None and not (isinstance(interval, int) and interval >= 1):
+            raise InputError(
+                f'{self.cfg.filename}: train_cfg.val_interval must be a whole number of at least '
+                f'1, not {interval!r}; to train without validation, set val_cfg, val_dataloader '
+                'and val_evaluator to None'
+            )
+        return loop
+
+    def build_param_scheduler(self, scheduler) -> list | dict:
+        """Build schedulers, and warn of a warm-up that the training ends in."""
+        schedulers = super().build_param_scheduler(scheduler)
         every = sum(schedulers.values(), []) if isinstance(schedulers, dict) else schedulers
         for each in every:
             unit, last = ('epoch', self.max_epochs) if each.by_epoch else ('iter', self.max_iters)

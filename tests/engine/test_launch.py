@@ -228,15 +228,20 @@ def test_a_wrong_setting_names_the_config(tiny_config, tmp_path, option, message
 
 @pytest.mark.parametrize(
     'option, message', [
-        ('[dict(type="LinearRL")]', 'LinearRL is not in the mmdet::parameter scheduler registry'),
-        ('[dict(type="LinearLR",start_factor=2)]', 'ValueError: Starting multiplicative factor'),
-        ('[dict(type="LinearLR",begin=9,end=5)]', 'end should be larger than begin'),
-        ('[dict(type="StepLR")]', "missing 1 required positional argument: 'step_size'"),
-        ('warm', '`param_scheduler` should be a `_ParamScheduler`'),
+        ('param_scheduler=[dict(type="LinearRL")]', 'LinearRL is not in the mmdet::parameter sch'),
+        ('param_scheduler=[dict(type="LinearLR",start_factor=2)]', 'ValueError: Starting multipl'),
+        ('param_scheduler=[dict(type="LinearLR",begin=9,end=5)]', 'end should be larger than beg'),
+        ('param_scheduler=[dict(type="StepLR")]', "missing 1 required positional argument: 'step"),
+        ('activation_checkpointing=[nothing]', "'SOLOv2' object has no attribute 'nothing'"),
+        ('model.init_cfg=dict(type="Nope")', 'Nope is not in the mmdet::weight initializer reg'),
+        ('custom_hooks=[dict(type="EMAHook",momentum=5)]', 'momentum must be in range (0.0, 1.0)'),
+        ('custom_hooks=[dict(type="EMAHook",begin_epoch=9)]', 'smaller than or equal to runner'),
+        ('train_cfg.val_interval=0', 'train_cfg.val_interval must be a whole number of at least 1, '
+         'not 0; to train without'),
     ]
-)
-def test_a_wrong_scheduler_names_the_config(tiny_config, tmp_path, option, message):
-    option = f'param_scheduler={option}'
+)  # yapf: disable
+def test_a_wrong_setting_found_late_names_the_config(tiny_config, tmp_path, option, message):
+    """mmengine builds and applies these when training starts."""
     args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     with pytest.raises(InputError) as caught:
         build_runner(read_config(args)).train()
@@ -301,6 +306,13 @@ def test_other_runners_build_their_own_optimizer(tiny_config, tmp_path):
     build_loops(runner, 'train', 'val')
     assert type(runner).__name__ == 'FlexibleRunner'
     assert len(runner.train_loop.dataloader.dataset) == 8
+
+
+def test_a_failure_while_training_keeps_its_traceback(tiny_config, tmp_path):
+    option = 'optim_wrapper.clip_grad.nonsense=1'
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        build_runner(read_config(args)).train()
 
 
 def test_training_without_masks_is_refused(tiny_config, tmp_path):
