@@ -593,11 +593,15 @@ def test_files_in_other_encodings_are_read(tmp_path, encoding):
     assert [name for _, name, _ in found] == ['lëft', 'right'] * 2
 
 
-@pytest.mark.parametrize(('start', 'message'), [
-    (gzip.compress(b'{}'), 'it is a gzip file: unpack it'),
-    (b'PK\x03\x04', 'it is a zip file: unpack it'),
-    (b'\xff\xfe\xfa', "can't decode"),
-])
+@pytest.mark.parametrize(
+    ('start', 'message'),
+    [
+        (gzip.compress(b'{}'), 'it is a gzip file: unpack it'),
+        (b'PK\x03\x04', 'it is a zip file: unpack it'),
+        (b'\xff\xfe\xfa', "can't decode"),
+    ],
+    ids=['gzip', 'zip', 'no text'],
+)
 def test_a_message_does_not_repeat_the_file(tmp_path, start, message):
     file = tmp_path / 'a.json'
     file.write_bytes(start + b'\x00\xff' * 2**20)
