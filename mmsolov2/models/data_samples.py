@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.structures import InstanceData
@@ -22,21 +23,27 @@ def check_ground_truth(samples: Sequence[DetDataSample], images: Tensor, divisor
     No values are looked at, so that nobody waits for the device.
 
     Raises:
-        InputError: if labels or masks are missing or of another number, or masks or images have
-            another size than the samples' ``img_shape`` and ``batch_input_shape`` say.
+        InputError: if labels or masks are missing, of another number or of another kind, or masks
+            or images have another size than ``img_shape`` and ``batch_input_shape`` say.
     """
-    if not 0 < len(images) == len(samples):
-        raise InputError(
-            f'SOLOv2: {len(samples)} data samples of {len(images)} images: training needs at least '
-            'one image, and as many samples'
-        )
+    check_count(samples, images)
+    if not len(images):
+        raise InputError('SOLOv2: a batch without images has no loss')
     size = tuple(images.shape[-2:])
     shapes = [sample.img_shape[:2] for sample in samples if 'img_shape' in sample]
     padded = tuple(-(-max(sides) // divisor) * divisor for sides in zip(*shapes, strict=True))
     for number, sample in enumerate(samples):
         name = sample.get('img_path', f'image {number} of the batch')
-        check_instances(sample.gt_instances, name)
+        check_instances(sample.get('gt_instances', InstanceData()), name)
         check_sizes(sample, name, padded or size, size)
+
+
+def check_count(samples: Sequence[DetDataSample], images: Tensor) -> None:
+    """Raise InputError unless every image has a sample."""
+    if len(samples) != len(images):
+        raise InputError(
+            f'SOLOv2: {len(samples)} data samples of {len(images)} images: each needs one'
+        )
 
 
 def check_instances(instances: InstanceData, name: str) -> None:
@@ -47,15 +54,38 @@ def check_instances(instances: InstanceData, name: str) -> None:
                 f'{name}: training needs {field}: set {setting}=True of LoadAnnotations in the '
                 "training data's pipeline"
             )
-    if not isinstance(instances.masks, Tensor | BaseInstanceMasks):
-        raise InputError(
-            f'{name}: masks are a {type(instances.masks).__name__}, but must be BitmapMasks or '
-            'PolygonMasks of mmdet, or a tensor (n, h, w)'
-        )
+    kinds = (
+        ('masks', 'BitmapMasks, PolygonMasks or a tensor (n, h, w)', is_mask),
+        ('labels', 'a tensor (n,) int64', is_label),
+        (
+            'bboxes', 'a tensor (n, 4), as boxtype2tensor=True of the data_preprocessor makes',
+            is_box
+        ),
+    )
+    for field, kind, fits in kinds:
+        if field in instances and not fits(instances[field]):
+            found = instances[field]
+            shape = (*getattr(found, 'shape', ()), getattr(found, 'dtype', ''))
+            raise InputError(f'{name}: {field} must be {kind}, not {type(found).__name__} {shape}')
     fields = [field for field in ('masks', 'labels', 'bboxes') if field in instances]
     counts = {field: len(instances[field]) for field in fields}
     if len(set(counts.values())) > 1:
         raise InputError(f'{name}: {counts}: every instance needs one of each')
+
+
+def is_mask(masks) -> bool:
+    """Whether these can be masks of instances."""
+    return isinstance(masks, BaseInstanceMasks) or isinstance(masks, Tensor) and masks.dim() == 3
+
+
+def is_label(labels) -> bool:
+    """Whether these can be labels of instances."""
+    return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1
+
+
+def is_box(boxes) -> bool:
+    """Whether these can be boxes of instances."""
+    return isinstance(boxes, Tensor) and boxes.shape[1:] == (4, )
 
 
 def check_sizes(

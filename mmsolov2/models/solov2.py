@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsolov2.engine.checkpoint import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.errors import InputError
-from mmsolov2.models.data_samples import check_ground_truth
+from mmsolov2.models.data_samples import check_count, check_ground_truth
 from mmsolov2.models.mask_upsampling import MASK_STRIDE
 from mmsolov2.models.solov2_head import MaskFeatures, input_size
 from mmsolov2.registry import MODELS
@@ -163,8 +163,9 @@ class SOLOv2(BaseDetector):
         Masks and boxes are at the original size, or with ``rescale=False`` at the network's.
 
         Raises:
-            InputError: if the samples do not say of which size the images are.
+            InputError: if the samples do not say of which size the images are, or are not as many.
         """
+        check_count(batch_data_samples, batch_inputs)
         with self.precision(batch_inputs.device.type):
             outputs = self.network(batch_inputs)
         metas = [sample.metainfo for sample in batch_data_samples]

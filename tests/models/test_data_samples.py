@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
@@ -182,13 +183,24 @@ def test_without_metainfo_masks_need_only_fit_into_the_images():
     [
         (lambda gt: gt.pop('masks'), 'training needs masks: set with_mask=True of LoadAnno'),
         (lambda gt: gt.pop('labels'), 'training needs labels: set with_label=True of LoadAnno'),
-        (lambda gt: setattr(gt, 'masks', [1, 2]), 'masks are a list, but must be BitmapMasks or'),
+        (lambda gt: setattr(gt, 'masks', [1, 2]), 'masks must be BitmapMasks, .*, not list'),
+        (
+            lambda gt: setattr(gt, 'masks', torch.ones(2, 1, 48, 64)),
+            r'masks .*Tensor \(2, 1, 48, 64'
+        ),
+        (lambda gt: setattr(gt, 'labels', gt.labels.int()), r'labels must be .*\(2, torch.int32\)'),
+        (lambda gt: setattr(gt, 'labels', gt.labels[:, None]), r'labels must be .*Tensor \(2, 1, '),
+        (lambda gt: setattr(gt, 'labels', np.arange(2)), 'labels must be .*, not ndarray'),
+        (lambda gt: setattr(gt, 'bboxes', torch.ones(2, 5)), r'bboxes must be .* \(2, 5, torch'),
+        (
+            lambda gt: setattr(gt, 'bboxes', HorizontalBoxes(gt.bboxes)),
+            'bboxes must be a tensor .*boxtype2tensor=True.*, not HorizontalBoxes',
+        ),
         (
             lambda gt: setattr(gt.masks, 'masks', gt.masks.masks[:1]),
             r"\{'masks': 1, 'labels': 2, 'bboxes': 2\}: every instance needs one of each",
         ),
     ],
-    ids=['no masks', 'no labels', 'a list', 'counts'],
 )
 def test_samples_without_what_training_needs(change, message):
     (batch, ) = batches([(48, 64)], [], False)
@@ -197,7 +209,19 @@ def test_samples_without_what_training_needs(change, message):
         check(batch)
 
 
-@pytest.mark.parametrize(('images', 'samples'), [(0, 0), (2, 1), (1, 2)])
+def test_samples_without_annotations():
+    (batch, ) = batches([(48, 64)], [], False)
+    del batch['data_samples'][0].gt_instances
+    with pytest.raises(InputError, match='^data/a.png: training needs masks'):
+        check(batch)
+
+
+def test_no_images_have_no_loss():
+    with pytest.raises(InputError, match='a batch without images has no loss'):
+        check_ground_truth([], torch.zeros(0, 3, 64, 64))
+
+
+@pytest.mark.parametrize(('images', 'samples'), [(2, 1), (1, 2), (0, 1)])
 def test_as_many_samples_as_images(images, samples):
     (batch, ) = batches([(48, 64)] * 2, [], False)
     message = f'{samples} data samples of {images} images'

@@ -215,6 +215,14 @@ def test_results_at_the_networks_size_need_no_original_size(model):
     assert results[0].pred_instances.masks.shape[1:] == (64, 96)
 
 
+@torch.no_grad()
+def test_predictions_need_a_sample_for_every_image(model):
+    data = batch(model, training=False)
+    with pytest.raises(InputError, match='1 data samples of 2 images'):
+        model.predict(data['inputs'], data['data_samples'][:1])
+    assert model.predict(data['inputs'][:0], []) == []
+
+
 # Memory layout, precision, compilation
 
 
