@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.fileio import get_local_path
 
 from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO, paused_collector
@@ -135,11 +136,25 @@ class CocoInstanceDataset(CocoDataset):
         """Load an image and its instances through the pipeline."""
         self.epoch_seed.take()
         try:
-            return super().prepare_data(idx)
+            sample = super().prepare_data(idx)
         except Exception as error:
             if self.backend_args is None:
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
+        if not self.test_mode and isinstance(sample, dict) and 'data_samples' in sample:
+            self._check_masks(sample)
+        return sample
+
+    def _check_masks(self, sample: dict) -> None:
+        """Raise InputError unless the masks of a sample have the size of its image."""
+        size = tuple(sample['inputs'].shape[-2:])
+        masks = sample['data_samples'].gt_instances.get('masks')
+        if isinstance(masks, BaseInstanceMasks) and (masks.height, masks.width) != size:
+            raise InputError(
+                f'{sample["data_samples"].get("img_path", self.ann_file)}: the pipeline made an '
+                f'image of {size[0]}x{size[1]}, but masks of {masks.height}x{masks.width}: one of '
+                'its steps does not move masks with the image'
+            )
 
     def _check_image(self, path: str, error: Exception) -> None:
         """Raise InputError from an error if the image is what went wrong."""

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import DATASETS
+from mmcv.transforms import BaseTransform
+from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.logging import MMLogger
 from pycocotools import mask as coco_mask
 
@@ -578,6 +579,24 @@ def test_steps_that_do_not_move_masks_are_named(tmp_path, step):
     file = write(tmp_path, made())
     with pytest.raises(InputError, match=f'{file}: the step Random(Shift|Affine) of its pipeline'):
         build(file, pipeline=[*PIPELINE[:2], step, PIPELINE[2]])
+
+
+@TRANSFORMS.register_module()
+class Halved(BaseTransform):
+    """A step of a person's own that halves the image, and says nothing of it."""
+
+    def transform(self, results: dict) -> dict:
+        return {**results, 'img': results['img'][::2, ::2]}
+
+
+def test_a_step_that_changes_the_image_and_not_its_masks(tmp_path):
+    file = write(tmp_path, made())
+    dataset = build(file, pipeline=[*PIPELINE[:2], dict(type='Halved'), PIPELINE[2]])
+    message = '1.png: the pipeline made an image of 24x32, but masks of 48x64: one of its steps'
+    with pytest.raises(InputError, match=message):
+        dataset[0]
+    late = [PIPELINE[0], dict(type='Halved'), *PIPELINE[1:]]  # as in test pipelines
+    assert len(build(file, pipeline=late, test_mode=True)[0]['data_samples'].gt_instances) == 2
 
 
 # Files
