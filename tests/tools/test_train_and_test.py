@@ -282,7 +282,8 @@ def test_a_diverged_training_is_one_line_and_keeps_its_checkpoints(
         text=True,
     )  # yapf: disable
     lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-    assert result.returncode == (2 if processes == 1 else 1) and len(lines) == processes
+    assert result.returncode == (2 if processes == 1 else 1)
+    assert 1 <= len(lines) <= processes  # torchrun may end the others before they speak
     assert all('training has diverged: ' in line for line in lines)
     assert f'last checkpoint before: {tmp_path}/epoch_2.pth' in lines[0]
     (path, ) = tmp_path.glob('*.pth')
