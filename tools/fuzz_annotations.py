@@ -245,6 +245,26 @@ def no_instance(rng: random.Random, data: dict) -> frozenset[int]:
     return frozenset().union(*map(mark, few))
 
 
+def other_numbers(rng: random.Random, data: dict) -> frozenset[int]:
+    """Polygons whose numbers mean something else, broken ones, or ones without a pixel."""
+    few = rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
+    kind = rng.randrange(7)
+    for one in few:
+        left, top, width, height = rectangle(one['index'])
+        x, y = np.reshape(polygon_of(one['index']), (-1, 2)).T.tolist()
+        points = list(zip(x, y, strict=True))
+        one['segmentation'] = [
+            [[n for point in points for n in (*point, rng.choice([2, 0.5, 255]))]],
+            [[n for a, b in points for n in (a / WIDTH, b / HEIGHT)]],
+            [[n for a, b in points for n in (100 * a / WIDTH, 100 * b / HEIGHT)]],
+            [[n for a, b in points for n in (b, a)]],
+            [[n for a, b in points for n in (4 * a, 4 * b)]],
+            [[left, top, left + width, top + height, left, top]],
+            [[n if rng.random() < 0.8 else rng.choice(JUNK) for point in points for n in point]],
+        ][kind]
+    return frozenset().union(*map(mark, few))
+
+
 def wrong_runs(rng: random.Random, data: dict) -> frozenset[int]:
     """RLE that does not add up, or not as it should."""
     one = rng.choice(data['annotations'])
@@ -295,7 +315,7 @@ def junk_entry(rng: random.Random, data: dict) -> frozenset[int]:
 
 
 HARMLESS = (shuffle, retype_ids, renumber, odd_optional, other_form, more_keys)
-HARMFUL = (no_instance, wrong_runs, equal_ids, junk_value)
+HARMFUL = (no_instance, other_numbers, wrong_runs, equal_ids, junk_value)
 LAST = (junk_entry, )  # after it the file has not the parts that others look for
 
 
@@ -305,7 +325,7 @@ def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
     for number, one in enumerate(data['annotations']):
         one['mark'] = number
     chosen = rng.sample(HARMLESS, rng.randint(0, 3))
-    chosen += rng.choices(HARMFUL, k=rng.choice([0, 1, 1, 2])) if chosen or rng.random() < 1 else []
+    chosen += rng.choices(HARMFUL, k=rng.choice([0, 1, 1, 2]))
     chosen += LAST if rng.random() < 0.05 else ()
     cost = frozenset()
     for mutation in chosen:
@@ -390,13 +410,14 @@ def fault_of(file: Path, cost: frozenset[int]) -> tuple[bool, str]:
     if not cost and figure != 1:
         return False, f'perfect predictions have a mask AP of {figure}'
     if found is not None:
-        needed = Counter(
-            one for number, one in enumerate(instances_of(made_file())) if number not in cost
-        )
-        lost = needed - Counter(found)
+        every = instances_of(made_file())
+        lost = Counter(one for number, one in enumerate(every) if number not in cost)
+        lost -= Counter(found)
         if lost:
             one = next(iter(lost))
             return True, f'{lost.total()} instances are lost, first {one.name} in {one.file_name}'
+        if len(found) > len(every):
+            return True, f'{len(found)} instances train of {len(every)}'
     return found is not None, ''
 
 

@@ -4,9 +4,10 @@ import gc
 import json
 import logging
 import math
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,15 @@ from pycocotools import mask as coco_mask
 
 from mmsolov2.datasets.segmentation import (
     FARTHEST,
+    Extent,
     ShapeError,
     each_runs,
+    extent_of,
     has_third_numbers,
     kind_of,
+    plain_counts,
     read_segmentation,
+    readings,
     shape_of,
     without_empty_runs,
 )
@@ -30,6 +35,8 @@ from mmsolov2.errors import InputError
 MOST_PIXELS = 2**32  # of an image: COCO's code counts them in 32 bits
 NUMBERS = frozenset((int, float))
 AGREEING_IOU = 0.5  # from which on a box is the mask's, drawn by somebody else
+TELLING_IOU = 0.8  # from which on a box says how numbers are to be read,
+BETTER = 0.25  # and by how much
 AREA_RATIO = 32  # how many times an area a mask may have
 NEEDED_IN_IMAGES = 'images need id, file_name, height and width'
 PACKED = {b'PK\x03\x04': 'a zip file', b'\x1f\x8b': 'a gzip file', b'\x89PNG': 'an image'}
@@ -39,8 +46,9 @@ NO_MASK = 'without a segmentation'
 OTHER_SHAPE = 'whose segmentation is neither polygons nor RLE'
 DOUBTS = 'fractions of the image or three numbers a point'
 NO_PIXELS = 'without a pixel in their image'
-
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+BROKEN_PARTS = 'that lost parts which are no polygons'
+OTHER_READING = 'whose boxes say that their numbers are to be read otherwise'
+OTHER_BOXES = 'whose boxes contradict their masks'
 
 
 class Entry(NamedTuple):
@@ -49,7 +57,8 @@ class Entry(NamedTuple):
     annotation: dict
     index: int
     image: dict
-    extent: Box | None = None
+    extent: Extent | None = None  # None of RLE
+    iou: float = 0  # of its box and its extent
 
     @property
     def name(self) -> str:
@@ -59,30 +68,54 @@ class Entry(NamedTuple):
 
 
 class LeftOut:
-    """Annotations that do not count as instances: how many for each reason, and the first one."""
+    """Annotations that are left out, or are no instances, and what else is worth a word.
+
+    Each annotation is counted for one reason, with the first of them by name; notes are of those
+    that stay.
+    """
 
     def __init__(self) -> None:
-        self.counts = Counter()
+        self.counts = Counter()  # by reason and category
         self.first = {}
+        self.notes = Counter()
 
     def add(self, reason: str, entry: Entry, detail: str = '') -> None:
         """Count an annotation."""
-        if reason not in self.counts:
+        if reason not in self.first:
             self.first[reason] = f'{entry.name}: {detail}' if detail else entry.name
-        self.counts[reason] += 1
+        self.counts[reason, entry.annotation['category_id']] += 1
 
-    def __str__(self) -> str:
+    def note(self, what: str, entry: Entry) -> None:
+        """Count an annotation that stays, but not as it was."""
+        self.first.setdefault(what, entry.name)
+        self.notes[what] += 1
+
+    def reasons(self, categories: Iterable | None = None) -> Counter:
+        """How many annotations of categories, or of all, are left out for each reason."""
+        chosen = None if categories is None else set(categories)
+        found = Counter()
+        for (reason, category), count in self.counts.items():
+            if chosen is None or category in chosen:
+                found[reason] += count
+        return found
+
+    def describe(self, counts: Mapping[str, int]) -> str:
+        """Counts in words, each with the first annotation where it is known."""
         return ', '.join(
-            f'{count} {reason}' + (f', first {self.first[reason]}' if reason in self.first else '')
-            for reason, count in self.counts.most_common()
+            f'{count} {what}' + (f', first {self.first[what]}' if what in self.first else '')
+            for what, count in Counter(counts).most_common()
         )
 
-    def log(self, file: str, total: int) -> None:
-        """Say in one line what of a file's annotations is left out; nothing if all count."""
-        if self.counts:
-            count = self.counts.total()
-            text = f'{file}: left out {count} annotations of {total}: {self}'
-            print_log(text, logger='current', level=logging.WARNING)
+    def log(self, file: str, total: int, reasons: Counter) -> None:
+        """Say in one line what of a file is left out or mended; nothing if all is as it was."""
+        texts = []
+        if reasons:
+            count = reasons.total()
+            texts.append(f'left out {count} annotations of {total}: {self.describe(reasons)}')
+        if self.notes:
+            texts.append(f'mended {self.describe(self.notes)}')
+        if texts:
+            print_log(f'{file}: {"; ".join(texts)}', logger='current', level=logging.WARNING)
 
 
 @contextmanager
@@ -148,44 +181,33 @@ def identity(value: object) -> int | str | None:
     if type(value) is int:
         return value
     if isinstance(value, str) and value:
-        return int(value) if re.fullmatch(r'-?(0|[1-9]\d{0,18})', value) else value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
-
-
-def extent_of(polygons: Sequence[list]) -> Box | None:
-    """The box around polygons (x, y, x, y, …); None if one of them is none."""
-    left = top = math.inf
-    right = bottom = -math.inf
+        return int(value) if re.fullmatch(r'-?\d{1,40}', value, re.ASCII) else value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
     try:
-        for part in polygons:
-            if type(part) is not list or len(part) < 6 or len(part) % 2:
-                return None
-            if not math.isfinite(sum(part)):
-                return None
-            x, y = part[::2], part[1::2]
-            left, right = min(left, min(x)), max(right, max(x))
-            top, bottom = min(top, min(y)), max(bottom, max(y))
-    except (TypeError, OverflowError):
+        return None if isinstance(value, bool) else operator.index(value)  # NumPy's, torch's
+    except TypeError:
         return None
-    inside = -FARTHEST < min(left, top) and max(right, bottom) < FARTHEST
-    return (left, top, right, bottom) if inside else None
 
 
-def box_agrees(bbox: Sequence[float], extent: Box, image: dict) -> bool:
-    """Whether a box (x, y, width, height) can be that of a mask's extent, inside the image."""
+def iou_with(bbox: Sequence[float] | None, extent: Sequence[float], image: dict) -> float:
+    """The IoU of a box (x, y, width, height) with x1, y1, x2, y2, …, both cut to the image.
+
+    0 without a box, and where it is none: with sides of nothing, NaN or beyond all images.
+    """
+    if bbox is None or not (-FARTHEST < min(bbox) and max(bbox) < FARTHEST):
+        return 0
     x, y, width, height = bbox
-    if not (width >= 1 and height >= 1 and -FARTHEST < min(bbox) and max(bbox) < FARTHEST):
-        return False
-    left, top, right, bottom = extent
+    left, top, right, bottom = extent[:4]
     left, top = max(left, 0), max(top, 0)
     right, bottom = min(right, image['width']), min(bottom, image['height'])
     x2, y2 = min(x + width, image['width']), min(y + height, image['height'])
     x, y = max(x, 0), max(y, 0)
     across, down = min(x2, right) - max(x, left), min(y2, bottom) - max(y, top)
-    if not (across > 0 and down > 0):
-        return False
-    union = (right - left) * (bottom - top) + (x2 - x) * (y2 - y) - across * down
-    return across * down >= AGREEING_IOU * union
+    if not (across > 0 and down > 0):  # nor NaN
+        return 0
+    shared = across * down
+    return shared / ((right - left) * (bottom - top) + (x2 - x) * (y2 - y) - shared)
 
 
 def area_agrees(area: float, pixels: float, image: dict) -> bool:
@@ -223,27 +245,28 @@ class CheckedCOCO(COCO):
             raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
         with paused_collector():
             images, categories = self._checked_images(), self._checked_categories()
-            self.total = self._mend_annotations(images, categories)
+            self.totals = Counter()  # annotations in the file, by category
+            self._mend_annotations(images, categories)
             self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
 
-    def _mend_annotations(self, images: dict, categories: dict) -> int:
-        """Keep the usable annotations, mended; how many there were."""
+    def _mend_annotations(self, images: dict, categories: dict) -> None:
+        """Keep the usable annotations, mended."""
         if self.dataset.get('annotations') is None:
             self.dataset.pop('annotations', None)
-            return 0
+            return
         annotations = self._entries('annotations')
         entries = list(self._listed(annotations, images, categories))
         self._check_runs(entries)
         usable = [entry for entry in entries if self._is_usable(entry)]
         for number, entry in enumerate(usable, 1):
-            if entry.annotation['iscrowd']:
-                self.left_out.add('crowd regions (iscrowd=1)', entry)
-            elif entry.annotation.get('ignore'):
-                self.left_out.add('marked with ignore', entry)
             entry.annotation['id'] = number
         self.dataset['annotations'] = [entry.annotation for entry in usable]
-        return len(annotations)
+
+    @property
+    def total(self) -> int:
+        """Annotations in the file, whether they are usable or not."""
+        return self.totals.total()
 
     def get_cat_ids(self, cat_names=(), sup_names=(), cat_ids=()) -> list:
         """Ids of the named categories, in the order of the names."""
@@ -367,13 +390,15 @@ class CheckedCOCO(COCO):
                     f'{_clipped(repr(annotation["category_id"]))}, which no category has: '
                     f'the ids are {_some(categories)}'
                 )
+            annotation['category_id'] = category['id']
+            self.totals[category['id']] += 1
             if image is None:
                 self.left_out.add(UNLISTED, entry)
                 continue
-            annotation['category_id'], annotation['image_id'] = category['id'], image['id']
-            extent = self._read_mask(entry)
+            annotation['image_id'] = image['id']
+            entry = self._read_mask(entry)
             if annotation['segmentation'] or self.boxes_alone and 'bbox' in annotation:
-                yield entry._replace(extent=extent) if extent else entry
+                yield entry
 
     def _check_types(self, entry: Entry) -> None:
         """Check ids, bbox, area and iscrowd; what is null is missing."""
@@ -390,31 +415,47 @@ class CheckedCOCO(COCO):
             annotation.pop('area', None)
         elif type(area) not in NUMBERS:
             raise self._fault(annotation, entry.name, 'area', 'a number of pixels')
-        iscrowd = annotation.get('iscrowd')
-        if iscrowd not in (None, 0, 1):
-            raise self._fault(annotation, entry.name, 'iscrowd', '0 or 1')
-        annotation['iscrowd'] = int(iscrowd or 0)
+        for key in ('iscrowd', 'ignore'):
+            if annotation.get(key) not in (None, 0, 1):
+                raise self._fault(annotation, entry.name, key, '0 or 1')
+        annotation['iscrowd'] = int(annotation.get('iscrowd') or 0)
 
-    def _read_mask(self, entry: Entry) -> Box | None:
-        """Bring a segmentation into COCO's shape, empty if it is none; what its polygons span."""
-        annotation, image = entry.annotation, entry.image
+    def _read_mask(self, entry: Entry) -> Entry:
+        """Bring a segmentation into COCO's shape, empty if it is none; with what it spans."""
+        annotation, iou = entry.annotation, 0
         value, reason, detail = annotation.get('segmentation'), NO_MASK, ''
         extent = extent_of(value) if type(value) is list and value else None
         if extent is None:
             try:
-                value = read_segmentation(value)
+                value, broken = read_segmentation(value)
             except ShapeError as error:
-                value, reason, detail = [], OTHER_SHAPE, f'{error}'
+                value, broken, reason, detail = [], False, OTHER_SHAPE, f'{error}'
+            if broken:
+                self.left_out.note(BROKEN_PARTS, entry)
             extent = extent_of(value) if isinstance(value, list) and value else None
-        if extent is not None and is_doubtful(value, extent):
-            bbox = annotation.get('bbox')
-            if bbox is None or 'height' not in image or not box_agrees(bbox, extent, image):
-                detail = f'{shape_of(value)}, {DOUBTS}'
-                value, extent, reason = [], None, OTHER_SHAPE
+        if extent is not None and 'height' in entry.image and 'width' in entry.image:
+            iou = iou_with(annotation.get('bbox'), extent, entry.image)
+            if iou < TELLING_IOU:
+                reason, detail = OTHER_SHAPE, f'{shape_of(value)}, {DOUBTS}'
+                value, extent, iou = self._reread(entry, value, extent, iou)
         annotation['segmentation'] = value
         if not value and not (self.boxes_alone and 'bbox' in annotation):
             self.left_out.add(reason, entry, detail)
-        return extent
+        return entry if extent is None else entry._replace(extent=extent, iou=iou)
+
+    def _reread(self, entry: Entry, polygons: list, extent: Extent,
+                iou: float) -> tuple[list, Extent | None, float]:
+        """Polygons as the box of an annotation tells to read them; none if that is in doubt."""
+        bbox, image = entry.annotation.get('bbox'), entry.image
+        for other in readings(polygons, image['height'], image['width']) if is_box(bbox) else ():
+            found = extent_of(other)
+            told = 0 if found is None else iou_with(bbox, found, image)
+            if told >= max(TELLING_IOU, iou + BETTER):
+                self.left_out.note(OTHER_READING, entry)
+                return other, found, told
+        if iou < AGREEING_IOU and is_doubtful(polygons, extent):
+            return [], None, 0
+        return polygons, extent, iou
 
     def _check_runs(self, entries: Sequence[Entry]) -> None:
         """Raise InputError for RLE that does not add up: COCO's code trusts it with its memory."""
@@ -423,13 +464,15 @@ class CheckedCOCO(COCO):
             rle = entry.annotation['segmentation']
             if isinstance(rle, dict):
                 self._check_size(entry, rle)
-                if isinstance(rle['counts'], str) and rle['counts'].isascii():
+                rle['counts'] = plain_counts(rle['counts'])
+                if isinstance(rle['counts'], str):
                     packed.append(entry)
                 else:
                     self._check_sum(entry, rle['counts'])
-        texts = [entry.annotation['segmentation']['counts'].encode() for entry in packed]
-        for entry, runs in zip(packed, each_runs(texts), strict=True):
-            self._check_sum(entry, runs.tolist())
+        texts = [entry.annotation['segmentation']['counts'] for entry in packed]
+        runs = each_runs(text.encode('utf-8', 'surrogatepass') for text in texts)
+        for entry, found in zip(packed, runs, strict=True):
+            self._check_sum(entry, found.tolist())
 
     def _check_size(self, entry: Entry, rle: dict) -> None:
         """Raise InputError unless RLE is of the size of its image; it may leave it out."""
@@ -449,7 +492,8 @@ class CheckedCOCO(COCO):
         """Raise InputError unless the runs of RLE are those of its size."""
         rle = entry.annotation['segmentation']
         if not isinstance(runs, list) or {*map(type, runs)} != {int} or min(runs) < 0:
-            what = 'runs that are no numbers of pixels'
+            counts = rle['counts']
+            what = f'counts {_clipped(json.dumps(counts))}, which are no numbers of pixels'
         elif sum(runs) != math.prod(rle['size']):
             what = f'runs of {sum(runs)} pixels for {rle["size"][0]} x {rle["size"][1]}'
         else:
@@ -462,27 +506,36 @@ class CheckedCOCO(COCO):
         )
 
     def _is_usable(self, entry: Entry) -> bool:
-        """Whether an annotation has pixels; its box and area are then those of its mask."""
+        """Whether an annotation stays; its box and area are then those of its mask."""
+        annotation, image = entry.annotation, entry.image
+        if not annotation['segmentation'] or 'height' not in image or 'width' not in image:
+            if not self._has_box(entry):
+                return False
+        elif not is_plain(entry) and not self._mend_box(entry):
+            self.left_out.add(NO_PIXELS, entry)
+            annotation.setdefault('area', 0)
+            return entry.iou >= AGREEING_IOU  # COCO's figures count it
+        if annotation['iscrowd']:
+            self.left_out.add('crowd regions (iscrowd=1)', entry)
+        elif annotation.get('ignore'):
+            self.left_out.add('marked with ignore', entry)
+        return True
+
+    def _mend_box(self, entry: Entry) -> bool:
+        """Whether a mask has pixels; a box or an area that contradicts them is then the mask's."""
         annotation, image = entry.annotation, entry.image
         bbox, area = annotation.get('bbox'), annotation.get('area')
-        if not annotation['segmentation'] or 'height' not in image or 'width' not in image:
-            return self._has_box(entry)
-        given = bbox is not None and area is not None
-        if given and entry.extent is not None and box_agrees(bbox, entry.extent, image):
-            left, top, right, bottom = entry.extent
-            if area_agrees(area, (right - left) * (bottom - top), image):
-                return True
         rle = self._rle(annotation['segmentation'], image)
         pixels = float(coco_mask.area(rle))
-        if not pixels:
-            self.left_out.add(NO_PIXELS, entry)
-            return False
         x, y, width, height = coco_mask.toBbox(rle).tolist()
-        if bbox is None or not box_agrees(bbox, (x, y, x + width, y + height), image):
+        iou = max(entry.iou, iou_with(bbox, (x, y, x + width, y + height), image))
+        if pixels and iou < AGREEING_IOU and not (self.boxes_alone and is_box(bbox)):
+            if is_box(bbox):
+                self.left_out.note(OTHER_BOXES, entry)
             annotation['bbox'] = [x, y, width, height]
-        if area is None or not area_agrees(area, pixels, image):
+        if pixels and (area is None or not area_agrees(area, pixels, image)):
             annotation['area'] = pixels
-        return True
+        return pixels > 0
 
     @staticmethod
     def _rle(segmentation: list | dict, image: dict) -> dict:
@@ -498,16 +551,37 @@ class CheckedCOCO(COCO):
         bbox = annotation.get('bbox')
         if bbox is None:
             raise self._fault(entry.image, f'image {entry.image["id"]}', 'height', NEEDED_IN_IMAGES)
-        if not (all(-FARTHEST < side < FARTHEST for side in bbox) and min(bbox[2:]) > 0):
+        if not is_box(bbox):
             self.left_out.add('without a mask and a box', entry)
             return False
         annotation.setdefault('area', bbox[2] * bbox[3])
         return True
 
 
-def is_doubtful(polygons: Sequence[Sequence[float]], extent: Box) -> bool:
+def is_box(bbox: Sequence[float] | None) -> bool:
+    """Whether a box (x, y, width, height) has a place and an area."""
+    return bbox is not None and all(-FARTHEST < n < FARTHEST for n in bbox) and min(bbox[2:]) > 0
+
+
+def is_plain(entry: Entry) -> bool:
+    """Whether box, area and polygons of an annotation agree without a look at their pixels.
+
+    The polygons are then inside the image, and wide enough to have some.
+    """
+    extent, image, area = entry.extent, entry.image, entry.annotation.get('area')
+    if extent is None or area is None or entry.iou < AGREEING_IOU:
+        return False
+    across, down = extent.right - extent.left, extent.bottom - extent.top
+    return (
+        extent.area > across and extent.area > down and min(extent.left, extent.top) >= -1
+        and extent.right <= image['width'] + 1 and extent.bottom <= image['height'] + 1
+        and area_agrees(area, across * down, image)
+    )
+
+
+def is_doubtful(polygons: Sequence[Sequence[float]], extent: Extent) -> bool:
     """Whether polygons may be fractions of the image, or x, y and a visibility for each point."""
-    if max(extent) <= 1:
+    if max(extent.right, extent.bottom) <= 1:
         return any(number % 1 for part in polygons for number in part)
     return any(map(has_third_numbers, polygons))
 
@@ -519,8 +593,9 @@ def check_categories(file: str, categories: Sequence[str], classes: Sequence[str
     remedy = "set metainfo=dict(classes=(...)) of the datasets to the file's names"
     if isinstance(classes, str):
         raise InputError(f'{file}: classes must be a tuple of names, ({classes!r},): {both}')
-    missing = [name for name in classes if name not in categories]
+    known = set(categories)
+    missing = [name for name in classes if name not in known]
     if missing:
-        raise InputError(f'{file}: it has no category {missing}: {both}; {remedy}')
+        raise InputError(f'{file}: it has no category {_clipped(missing)}: {both}; {remedy}')
     if len(set(classes)) < len(classes):
         raise InputError(f'{file}: the classes name a category twice: {both}; {remedy}')

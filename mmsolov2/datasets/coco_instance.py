@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.fileio import get_local_path
 
 from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO, paused_collector
 from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.datasets.image_files import decode_image
-from mmsolov2.datasets.pipeline import require_masks_kept, steps_of
+from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
 
@@ -39,8 +38,14 @@ class CocoInstanceDataset(CocoDataset):
     COCOAPI = CheckedCOCO
 
     def __init__(self, *args, max_left_out: float = 0.5, **kwargs) -> None:
+        if not isinstance(max_left_out, int | float) or not 0 <= max_left_out <= 1:
+            raise ValueError(
+                'CocoInstanceDataset: max_left_out must be a share from 0 to 1, not '
+                f'{max_left_out!r}'
+            )
         self.epoch_seed = EpochSeed()
         self.max_left_out = max_left_out
+        self.left_out = None  # until a file is read
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -59,9 +64,8 @@ class CocoInstanceDataset(CocoDataset):
         self.cat_ids = self.coco.get_cat_ids(cat_names=self.metainfo['classes'])
         self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
         self.cat_img_map = self.coco.cat_img_map
-        self.left_out, self._total = self.coco.left_out, self.coco.total
+        self.left_out, self.totals = self.coco.left_out, self.coco.totals
         self._check_pipeline()
-        self._of_other_classes = 0
         with paused_collector():
             data_list = [
                 self.parse_data_info(
@@ -78,11 +82,10 @@ class CocoInstanceDataset(CocoDataset):
 
     def _check_pipeline(self) -> None:
         """Raise InputError if the pipeline would lose masks or their place."""
-        loaders = [step for step in steps_of(self.pipeline) if isinstance(step, LoadAnnotations)]
-        self.loads_masks = any(step.with_mask for step in loaders)
-        if self.loads_masks:
+        loaders = mask_loaders(self.pipeline)
+        if loaders:
             require_masks_kept(self.pipeline, self.ann_file)
-        loads_polygons = any(step.with_mask and not step.poly2mask for step in loaders)
+        loads_polygons = any(not step.poly2mask for step in loaders)
         count = sum(
             isinstance(annotation['segmentation'], dict) and not annotation['iscrowd']
             for annotation in self.coco.dataset.get('annotations', [])
@@ -94,12 +97,14 @@ class CocoInstanceDataset(CocoDataset):
             )
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
-        """One image's dict of its COCO entries."""
-        annotations = raw_data_info['raw_ann_info']
-        chosen = [one for one in annotations if one['category_id'] in self.cat2label]
-        self._of_other_classes += len(annotations) - len(chosen)
+        """One image's dict of its COCO entries; mmdet drops boxes that are thinner than a pixel."""
+        annotations = [
+            one if min(one['bbox'][2:]) >= 1 else {
+                **one, 'bbox': with_a_pixel(one['bbox'])
+            } for one in raw_data_info['raw_ann_info']
+        ]
         try:
-            return super().parse_data_info({**raw_data_info, 'raw_ann_info': chosen})
+            return super().parse_data_info({**raw_data_info, 'raw_ann_info': annotations})
         except KeyError as error:
             raise InputError(
                 f'{self.ann_file}: image {raw_data_info["raw_img_info"]["img_id"]} lacks {error}: '
@@ -114,23 +119,34 @@ class CocoInstanceDataset(CocoDataset):
                 f'{self.ann_file}: none of its {len(self.data_list)} images is left with '
                 f'filter_cfg={self.filter_cfg} and classes {self.metainfo["classes"]}'
             )
-        instances = count_instances(data_list)
-        filtered = count_instances(self.data_list) - instances
-        if self._of_other_classes:
-            self.left_out.counts['of categories that are no classes'] = self._of_other_classes
-        if filtered:
-            self.left_out.counts[f'of images left out by filter_cfg={self.filter_cfg}'] = filtered
-        total = self._total - self._of_other_classes
-        enough = instances and total - instances <= self.max_left_out * total
-        if not (enough or self.test_mode or self.max_left_out == 1):
-            reasons = f'; left out: {self.left_out}' if self.left_out.counts else ''
-            raise InputError(
-                f'{self.ann_file}: only {instances} of {total} annotations of the classes '
-                f'{self.metainfo["classes"]} would train{reasons}. Correct the file, or let it '
-                'through with max_left_out=1 of the dataset'
-            )
-        self.left_out.log(self.ann_file, self._total)
+        if self.left_out is not None:
+            filtered = count_instances(self.data_list) - count_instances(data_list)
+            self._report(filtered)
         return data_list
+
+    def _report(self, filtered: int) -> None:
+        """Log what is left out; raise InputError if too little is left to train on.
+
+        ``filtered`` instances are in images that the config leaves out: it has asked for that, as
+        for classes that it does not name.
+        """
+        total = sum(self.totals[category] for category in self.cat_ids)
+        reasons = self.left_out.reasons(self.cat_ids)
+        lost = reasons.total()
+        kept = total - lost - filtered
+        if filtered:
+            reasons[f'of images left out by filter_cfg={self.filter_cfg}'] = filtered
+        if (kept < 1 or lost > self.max_left_out * total) and self.max_left_out < 1:
+            if not self.test_mode:
+                what = f'; left out: {self.left_out.describe(reasons)}' if reasons else ''
+                raise InputError(
+                    f'{self.ann_file}: only {max(kept, 0)} of {total} annotations of the classes '
+                    f'{self.metainfo["classes"]} would train{what}. Correct the file, or let it '
+                    'through with max_left_out=1 of the dataset'
+                )
+        if self.totals.total() > total:
+            reasons['of categories that are no classes'] = self.totals.total() - total
+        self.left_out.log(self.ann_file, self.totals.total(), reasons)
 
     def prepare_data(self, idx: int):
         """Load an image and its instances through the pipeline."""
@@ -138,7 +154,7 @@ class CocoInstanceDataset(CocoDataset):
         try:
             sample = super().prepare_data(idx)
         except Exception as error:
-            if self.backend_args is None:
+            if (self.backend_args or {}).get('backend', 'local') == 'local':
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
         if not self.test_mode and isinstance(sample, dict) and 'data_samples' in sample:
@@ -168,6 +184,12 @@ class CocoInstanceDataset(CocoDataset):
                 f'{path}: this image cannot be decoded; replace it or take it out of '
                 f'{self.ann_file}'
             ) from error
+
+
+def with_a_pixel(bbox: list[float]) -> list[float]:
+    """A box (x, y, width, height) whose sides are at least a pixel."""
+    x, y, width, height = bbox
+    return [x, y, max(width, 1), max(height, 1)]
 
 
 def count_instances(data_list: list[dict]) -> int:

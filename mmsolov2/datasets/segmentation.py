@@ -1,12 +1,17 @@
 """Segmentations of COCO files: the shapes in which exports write polygons, and runs of RLE."""
 
+import ast
 import json
 import math
-from collections.abc import Iterator, Sequence
+import operator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 FARTHEST = 1e6  # pixels; no image is larger, and pycocotools takes memory by the pixel
+LONGEST = 1e7  # pixels around a polygon; pycocotools takes some 40 bytes for each
 CHUNK = 2**20  # characters of RLE decoded at a time
 
 
@@ -17,14 +22,43 @@ class ShapeError(ValueError):
 # Polygons
 
 
+class Extent(NamedTuple):
+    """What polygons span, and about how many pixels they have."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    area: float  # of the polygons, as if none overlapped
+
+
+def extent_of(polygons: Sequence[list]) -> Extent | None:
+    """The extent of polygons (x, y, x, y, …); None if one of them is none."""
+    left = top = math.inf
+    right = bottom = -math.inf
+    area = 0
+    try:
+        for part in polygons:
+            if type(part) is not list or len(part) < 6 or len(part) % 2:
+                return None
+            if not math.isfinite(sum(part)):
+                return None
+            x, y = part[::2], part[1::2]
+            left, right = min(left, min(x)), max(right, max(x))
+            top, bottom = min(top, min(y)), max(bottom, max(y))
+            area += abs(sum(map(operator.mul, x, y[1:])) + x[-1] * y[0]
+                        - sum(map(operator.mul, y, x[1:])) - y[-1] * x[0]) / 2  # yapf: disable
+            if (right - left + bottom - top) * len(part) > LONGEST and perimeter(x, y) > LONGEST:
+                return None
+    except (TypeError, OverflowError):
+        return None
+    inside = -FARTHEST < min(left, top) and max(right, bottom) < FARTHEST
+    return Extent(left, top, right, bottom, area) if inside else None
+
+
 def is_polygon(part: object) -> bool:
     """Whether a part of a segmentation is a list of x, y, x, y, … of at least three points."""
-    if type(part) is not list or len(part) < 6 or len(part) % 2:
-        return False
-    try:
-        return math.isfinite(sum(part)) and -FARTHEST < min(part) <= max(part) < FARTHEST
-    except (TypeError, OverflowError):
-        return False
+    return extent_of([part]) is not None
 
 
 def has_third_numbers(part: Sequence[float]) -> bool:
@@ -34,12 +68,17 @@ def has_third_numbers(part: Sequence[float]) -> bool:
     return all(number in (0, 1, 2) for number in part[2::3]) and max(part) > 2
 
 
-def read_segmentation(value: object) -> list | dict:
+def perimeter(x: Sequence[float], y: Sequence[float]) -> float:
+    """The way around a polygon, along rows and columns."""
+    return sum(abs(x[i] - x[i - 1]) + abs(y[i] - y[i - 1]) for i in range(len(x)))
+
+
+def read_segmentation(value: object) -> tuple[list | dict, bool]:
     """A segmentation as COCO writes it: polygons, lists of x, y, x, y, …, or a dict of RLE.
 
     Polygons may also come as one flat list, as pairs or ``x`` and ``y`` of points, with numbers or
-    the whole as text; RLE in a list of its own. Parts that are no polygons are left out. Empty if
-    there is nothing in it.
+    the whole as text; RLE in a list of its own. Parts that are no polygons are left out, and the
+    second value says whether there were any. Empty if there is nothing in it.
 
     Raises:
         ShapeError: if it can be read in no or in several ways.
@@ -49,17 +88,35 @@ def read_segmentation(value: object) -> list | dict:
     if isinstance(value, list) and len(value) == 1 and _is_rle(value[0]):
         value = value[0]
     if _is_rle(value):
-        return value if value['counts'] else []
+        return (value if value['counts'] else []), False
     if not value or value == [[]]:
-        return []
+        return [], False
     if not isinstance(value, list):
         raise ShapeError(shape_of(value))
     whole = flat(value)
-    polygons = [whole] if whole else [part for part in map(flat, value) if part]
-    polygons = [part for part in polygons if is_polygon(part)]
+    parts = [whole] if whole else [flat(part) for part in value if part]
+    polygons = [part for part in parts if is_polygon(part)]
     if not polygons:
-        raise ShapeError(shape_of(value))
-    return polygons
+        odd = [n for part in value for n in _numbers(part) if not _is_coordinate(n)]
+        raise ShapeError(shape_of(value) + (f', with {json.dumps(odd[0])[:20]}' if odd else ''))
+    return polygons, len(polygons) < len(parts)
+
+
+def readings(polygons: Sequence[list], height: int, width: int) -> Iterator[list]:
+    """What polygons would be if their numbers meant something else.
+
+    Points of three numbers; fractions or percents of an image of ``height`` x ``width``; all x and
+    then all y; y before x.
+    """
+    if all(len(part) % 3 == 0 for part in polygons):
+        yield [[n for i, n in enumerate(part) if i % 3 != 2] for part in polygons]
+    for whole in (1, 100):
+        if max(map(max, polygons)) <= whole:
+            scales = width / whole, height / whole
+            yield [[n * scales[i % 2] for i, n in enumerate(part)] for part in polygons]
+    if len(polygons) == 2 and len(polygons[0]) == len(polygons[1]):
+        yield [[n for point in zip(*polygons, strict=True) for n in point]]
+    yield [[part[i ^ 1] for i in range(len(part))] for part in polygons]
 
 
 def _parsed(text: str) -> object:
@@ -68,6 +125,21 @@ def _parsed(text: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _numbers(part: object) -> list:
+    """What stands where the numbers of a polygon should."""
+    if not isinstance(part, list):
+        return [part]
+    return [n for point in part for n in (point if isinstance(point, list) else [point])]
+
+
+def _is_coordinate(value: object) -> bool:
+    """Whether a value can be a coordinate of a polygon."""
+    try:
+        return -FARTHEST < _number(value) < FARTHEST
+    except (TypeError, ValueError):
+        return isinstance(value, list | dict)  # the shape tells
 
 
 def _is_rle(value: object) -> bool:
@@ -121,6 +193,20 @@ def kind_of(value: object) -> str:
 # RLE
 
 
+def plain_counts(counts: object) -> object:
+    """Counts of RLE without what JSON writers make of them: whole floats, and ``str`` of bytes."""
+    if isinstance(counts, str) and re.fullmatch(r"""b(['"]).*\1""", counts):
+        try:
+            return ast.literal_eval(counts).decode('ascii', 'replace')
+        except (ValueError, SyntaxError):
+            return counts
+    if isinstance(counts, list) and float in map(type, counts):
+        whole = all(isinstance(run, float) and run.is_integer() or type(run) is int
+                    for run in counts)  # yapf: disable
+        return list(map(int, counts)) if whole else counts
+    return counts
+
+
 def runs_of(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Decode n texts of compressed RLE: all runs (r,) int64, and where those of each begin (n,).
 
@@ -151,7 +237,7 @@ def runs_of(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return runs, starts
 
 
-def each_runs(counts: Sequence[bytes]) -> Iterator[np.ndarray]:
+def each_runs(counts: Iterable[bytes]) -> Iterator[np.ndarray]:
     """The runs (r,) int64 of each text of compressed RLE; see ``runs_of``."""
     chunk, size = [], 0
     for text in counts:

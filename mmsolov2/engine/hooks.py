@@ -7,13 +7,13 @@ from statistics import median
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
-from mmsolov2.datasets.pipeline import require_masks_kept
+from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
 from mmsolov2.engine.checkpoint import latest_checkpoint, unwrap_model
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
@@ -43,7 +43,7 @@ class ClassCheckHook(Hook):
     def before_train(self, runner) -> None:
         """Check the training data, and the validation data where there are any."""
         dataset = runner.train_dataloader.dataset
-        self.classes = getattr(dataset, 'metainfo', {}).get('classes') or ()
+        self.classes = classes_of(next(innermost(dataset)))
         check_mixing(dataset)
         self._check(runner, dataset)
         if runner.val_loop is not None:
@@ -63,62 +63,80 @@ class ClassCheckHook(Hook):
         head = getattr(parts, 'bbox_head' if parts is not model else 'mask_head', None)
         check_classes(runner.cfg.filename, getattr(head, 'num_classes', None), dataset)
         check_order(self.classes, dataset)
-        if evaluator is not None:
-            check_evaluator(evaluator, dataset)
-
-
-def file_of(dataset: Dataset) -> str:
-    """What a message calls a dataset: its annotation file, if it has one."""
-    plain = next(innermost(dataset))
-    return getattr(plain, 'ann_file', type(plain).__name__)
-
-
-def check_order(classes: Sequence[str], dataset: Dataset) -> None:
-    """Raise InputError if a dataset has a class of the model's in another place."""
-    theirs = getattr(dataset, 'metainfo', {}).get('classes') or ()
-    for label, name in enumerate(theirs):
-        if name in classes and classes.index(name) != label:
-            raise InputError(
-                f'{file_of(dataset)}: {name!r} is class {label} of this dataset, and class '
-                f'{classes.index(name)} of the model: set metainfo=dict(classes={tuple(classes)}), '
-                'whatever the order of the file'
-            )
-
-
-def check_evaluator(evaluator: Evaluator, dataset: Dataset) -> None:
-    """Raise InputError if the file of an evaluator is not that of the images of a dataset."""
-    for metric in evaluator.metrics:
-        for plain in innermost(dataset) if hasattr(metric, 'image_of') else ():
-            if metric.ann_file not in (None, getattr(plain, 'ann_file', None)):
-                for index in range(len(plain)):
-                    metric.image_of(plain.get_data_info(index))
-
-
-def check_mixing(dataset: Dataset) -> None:
-    """Raise InputError if a wrapper of datasets with masks mixes images, but not their masks."""
-    loads_masks = any(getattr(plain, 'loads_masks', False) for plain in innermost(dataset))
-    while loads_masks and dataset is not None:
-        require_masks_kept(getattr(dataset, 'pipeline', ()), file_of(dataset))
-        dataset = getattr(dataset, 'dataset', None)
-
-
-def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> None:
-    """Raise InputError if the ``num_classes`` of a config's head is not that of a dataset."""
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    if None in (num_classes, classes) or len(classes) == num_classes:
-        return
-    raise InputError(
-        f"{config}: the head's num_classes is {num_classes}, but the dataset "
-        f'{file_of(dataset)} has {len(classes)} classes {classes}: set '
-        f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
-    )
+        for metric in evaluator.metrics if evaluator is not None else ():
+            check_metric(metric, dataset)
 
 
 def innermost(dataset: Dataset) -> Iterator[Dataset]:
     """The datasets inside wrappers as RepeatDataset and ConcatDataset, or the dataset itself."""
-    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    inside = parts_of(dataset)
     for part in inside:
-        yield from [dataset] if part is None else innermost(part)
+        yield from innermost(part)
+    if not inside:
+        yield dataset
+
+
+def parts_of(dataset: Dataset) -> list[Dataset]:
+    """The datasets that a wrapper holds."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    return [part for part in inside if part is not None]
+
+
+def classes_of(dataset: Dataset) -> tuple[str, ...]:
+    """The names of the classes of a dataset that is no wrapper; none if it has none."""
+    return tuple(getattr(dataset, 'metainfo', {}).get('classes') or ())
+
+
+def file_of(dataset: Dataset) -> str:
+    """What a message calls a dataset that is no wrapper: its annotation file, if it has one."""
+    return getattr(dataset, 'ann_file', None) or type(dataset).__name__
+
+
+def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> None:
+    """Raise InputError if the ``num_classes`` of a config's head is not that of a dataset."""
+    for plain in innermost(dataset):
+        classes = classes_of(plain)
+        if None not in (num_classes, classes or None) and len(classes) != num_classes:
+            raise InputError(
+                f"{config}: the head's num_classes is {num_classes}, but the dataset "
+                f'{file_of(plain)} has {len(classes)} classes {classes}: set '
+                f'num_classes={len(classes)}, or metainfo=dict(classes=...) of the dataset'
+            )
+
+
+def check_order(classes: Sequence[str], dataset: Dataset) -> None:
+    """Raise InputError if a dataset has a class of the model's in another place."""
+    places = {name: place for place, name in enumerate(classes)}
+    for plain in innermost(dataset):
+        for label, name in enumerate(classes_of(plain)):
+            if places.get(name, label) != label:
+                raise InputError(
+                    f'{file_of(plain)}: {name!r} is class {label} of this dataset, and class '
+                    f'{places[name]} of the model: set metainfo=dict(classes={tuple(classes)}), '
+                    'whatever the order of the file'
+                )
+
+
+def check_metric(metric: BaseMetric, dataset: Dataset) -> None:
+    """Raise InputError if the file of a metric is not that of a dataset's images and classes."""
+    if getattr(metric, 'ann_file', None) is None or not hasattr(metric, 'check_data'):
+        return
+    parts = list(innermost(dataset))
+    infos = (
+        plain.get_data_info(index) for plain in parts if hasattr(plain, 'get_data_info')
+        for index in range(len(plain))
+    )
+    same = len(parts) == 1 and getattr(parts[0], 'ann_file', None) == metric.ann_file
+    metric.check_data(classes_of(parts[0]), () if same else infos)
+
+
+def check_mixing(dataset: Dataset) -> None:
+    """Raise InputError if a pipeline around datasets with masks moves images, but not masks."""
+    own = getattr(dataset, 'pipeline', ())
+    if any(mask_loaders(getattr(plain, 'pipeline', ())) for plain in innermost(dataset)):
+        require_masks_kept(own, file_of(next(innermost(dataset))))
+    for part in parts_of(dataset):
+        check_mixing(part)
 
 
 @HOOKS.register_module()

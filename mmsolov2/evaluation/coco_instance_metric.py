@@ -1,12 +1,14 @@
 """COCO figures of masks and boxes."""
 
+import logging
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOevalMP
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, bbox_overlaps
 from mmengine.fileio import dump, get_local_path
 from mmengine.logging import print_log
 from pycocotools.cocoeval import COCOeval
@@ -23,6 +25,7 @@ STATS = (  # what COCOeval.stats are called here, whatever the numbers of propos
     'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
     'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
 )  # yapf: disable
+OWN_FILE = 'set ann_file of the evaluator to that of the data set which is evaluated'
 COCO_DETECTIONS = 100  # of an image, which COCO's mAP counts
 
 
@@ -115,6 +118,32 @@ def mean_above(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float('nan')
 
 
+def greedy_ious(ious: np.ndarray) -> np.ndarray:
+    """The IoU (n,) that each of n boxes has with its own one of k, the best pairs first: (n, k)."""
+    ious, found = ious.copy(), np.zeros(len(ious))
+    for _ in range(min(ious.shape)):
+        truth, box = np.unravel_index(ious.argmax(), ious.shape)
+        found[truth] = ious[truth, box]
+        ious[truth], ious[:, box] = -1, -1
+    return found
+
+
+def average_recalls(
+    found: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    numbers: Sequence[int],
+    thresholds: np.ndarray,
+) -> np.ndarray:
+    """Recalls of the first boxes (k, 4) of images, by how many: means over IoU thresholds."""
+    recalls = []
+    for number in numbers:
+        pairs = zip(truths, found, strict=True)
+        ious = [greedy_ious(bbox_overlaps(truth, boxes[:number])) for truth, boxes in pairs]
+        ious = np.concatenate([np.zeros(0), *ious])
+        recalls.append(np.mean(ious[:, None] >= thresholds) if len(ious) else 0)
+    return np.array(recalls)
+
+
 @METRICS.register_module()
 class CocoInstanceMetric(CocoMetric):
     """mmdet's CocoMetric, faster, and on ground truth that COCO's own code trips over.
@@ -173,7 +202,7 @@ class CocoInstanceMetric(CocoMetric):
                 f'{ann_file}: it has no annotations to compare with; a test set needs '
                 "format_only=True and outfile_prefix='...' of the evaluator"
             )
-        truth.left_out.log(ann_file, truth.total)
+        truth.left_out.log(ann_file, truth.total, truth.left_out.reasons())
         self._coco_api = truth
         self._images = {identity(image['id']): image for image in truth.dataset['images']}
 
@@ -183,15 +212,21 @@ class CocoInstanceMetric(CocoMetric):
         """Keep the predictions of a batch, masks as RLE.
 
         Raises:
-            InputError: if the annotation file lacks an image.
+            InputError: if the annotation file lacks an image, or there is neither a file nor
+                instances.
         """
         samples = [with_rle(sample) for sample in data_samples]
         if self.ann_file is not None:
             samples = [{**sample, 'img_id': self.image_of(sample)['id']} for sample in samples]
+        elif not all('instances' in sample for sample in samples):
+            raise InputError(
+                'CocoInstanceMetric: there is nothing to compare with: set ann_file of the '
+                "evaluator, or meta_keys=(..., 'instances') of PackDetInputs"
+            )
         super().process(data_batch, samples)
 
     def image_of(self, sample: dict) -> dict:
-        """The annotation file's entry of a sample with ``img_id``, and perhaps ``img_path``.
+        """The annotation file's entry of a sample: ``img_id``, and if known ``img_path``.
 
         Raises:
             InputError: if there is none, or it has another file name.
@@ -204,20 +239,48 @@ class CocoInstanceMetric(CocoMetric):
             what = f'has the image {image["id"]!r} as {image["file_name"]}, which is not {path}'
         else:
             return image
-        raise InputError(
-            f'{self.ann_file}: the evaluator\'s file {what}: set ann_file of the evaluator to '
-            'that of the data set which is evaluated'
-        )
+        raise InputError(f"{self.ann_file}: the evaluator's file {what}: {OWN_FILE}")
+
+    def check_data(self, classes: Sequence[str], images: Iterable[dict]) -> None:
+        """Check the images of data sets, of which another file tells, and their classes.
+
+        Raises:
+            InputError: if the annotation file lacks one of them or has it in another size, if two
+                have one id, or if it has no instance of the classes.
+        """
+        seen = {}
+        for image in images:
+            own = self.image_of(image)
+            size, given = ((each.get('width'), each.get('height')) for each in (own, image))
+            if None not in (*size, *given) and size != given:
+                raise InputError(
+                    f"{self.ann_file}: the evaluator's file says that {image.get('img_path')} is "
+                    f'{size[0]}x{size[1]}, the data set {given[0]}x{given[1]}: {OWN_FILE}'
+                )
+            if own['id'] in seen:
+                raise InputError(
+                    f"{self.ann_file}: {seen[own['id']]} and {image.get('img_path')} have one id, "
+                    f'{own["id"]!r}: evaluate joined data sets on their own'
+                )
+            seen[own['id']] = image.get('img_path')
+        if not self.format_only:
+            chosen = set(self._coco_api.get_cat_ids(cat_names=classes))
+            annotations = self._coco_api.dataset['annotations']
+            if not any(one['category_id'] in chosen and not one['iscrowd'] for one in annotations):
+                raise InputError(
+                    f'{self.ann_file}: it has no instance of the classes {tuple(classes)} to '
+                    f'compare with; left out: {self._coco_api.left_out}'
+                )
 
     # Figures
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Figures of all images: of pairs of ground truth and predictions, as ``process`` made."""
-        truths, predictions = zip(*results, strict=True)
+        truths, predictions = zip(*results, strict=True) if results else ((), ())
         if self._coco_api is None:
             self._coco_api = self._truth_of_samples(truths)
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-        self.img_ids = self._coco_api.get_img_ids()
+        self.img_ids = self._evaluated_images(predictions)
         entries = self._entries(predictions)
         figures = {}
         for metric in () if self.format_only else self.metrics:
@@ -237,6 +300,30 @@ class CocoInstanceMetric(CocoMetric):
             figures.update(self._figures(metric, counted))
         return figures
 
+    def _evaluated_images(self, predictions: Sequence[dict]) -> list:
+        """Ids of the images to compare: all, or those of a data set that has some of them."""
+        every, found = self._coco_api.get_img_ids(), {one['img_id'] for one in predictions}
+        chosen = [number for number in every if number in found]
+        if len(chosen) < len(every):
+            print_log(
+                f'{self.ann_file}: figures are of {len(chosen)} of its {len(every)} images, those '
+                'that were predicted',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return chosen
+
+    def fast_eval_recall(self, results: Sequence[dict], *args, **kwargs) -> np.ndarray:
+        """Average recalls of boxes by numbers of them; mmdet's fails with NumPy 2."""
+        truths = []
+        for result in results:
+            entries = self._coco_api.imgToAnns.get(result['img_id'], ())
+            boxes = [one['bbox'] for one in entries if not (one.get('ignore') or one['iscrowd'])]
+            boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+            truths.append(np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+        found = [result['bboxes'] for result in results]
+        return average_recalls(found, truths, self.proposal_nums, self.iou_thrs)
+
     def _truth_of_samples(self, truths: Sequence[dict]) -> COCO:
         """The instances that samples brought, as mmdet writes them."""
         with tempfile.TemporaryDirectory() as folder:
@@ -247,7 +334,8 @@ class CocoInstanceMetric(CocoMetric):
 
         They are written to files where ``outfile_prefix`` asks for it.
         """
-        entries = dict(bbox=[], segm=[]) if 'masks' in predictions[0] else dict(bbox=[])
+        has_masks = not predictions or 'masks' in predictions[0]
+        entries = dict(bbox=[], segm=[]) if has_masks else dict(bbox=[])
         for found in predictions:
             for index, label in enumerate(found['labels'].tolist()):
                 entry = dict(
@@ -328,5 +416,6 @@ class CocoInstanceMetric(CocoMetric):
 
 
 def stem(path: str) -> str:
-    """The name of a file without folders, whichever way they are written, and extension."""
-    return os.path.splitext(path.replace('\\', '/').rsplit('/', maxsplit=1)[-1])[0]
+    """What names a file on any system: no folders and no extension, no case, one Unicode form."""
+    name = os.path.splitext(path.replace('\\', '/').rsplit('/', maxsplit=1)[-1])[0]
+    return unicodedata.normalize('NFC', name).casefold()

@@ -145,7 +145,7 @@ def test_a_clean_file_counts_whole(tmp_path, warnings):
 # Ids
 
 
-@pytest.mark.parametrize('convert', [str, float], ids=['text', 'float'])
+@pytest.mark.parametrize('convert', [str, float, '{:012}'.format], ids=['text', 'float', 'zeros'])
 @pytest.mark.parametrize(('entries', 'key'), [
     ('images', 'id'),
     ('annotations', 'image_id'),
@@ -269,6 +269,67 @@ def test_a_mask_outside_of_its_image_is_left_out(tmp_path, warnings):
     assert line.endswith('1 without a pixel in their image, first annotations[3] (id 22)')
 
 
+POLYLINES = {
+    'a line of three points': lambda x: [x, 8, x + 8, 16, x + 16, 24],
+    'there and back': lambda x: [x, 8, x + 16, 24, x, 8],
+    'a triangle outside, whose box is not': lambda x: [-40, 30, -40, -40, 30, -40],
+}
+
+
+@pytest.mark.parametrize('polygon', POLYLINES.values(), ids=POLYLINES)
+def test_masks_without_a_pixel_are_no_instances(tmp_path, warnings, polygon):
+    data = made()
+    one = data['annotations'][0]
+    one['segmentation'] = [polygon(one['bbox'][0])]
+    if one['segmentation'][0][0] < 0:
+        one.update(bbox=[0, 0, 30, 30], area=900)
+    build(write(tmp_path, data))
+    (line, ) = warnings()
+    assert line.endswith('1 without a pixel in their image, first annotations[0] (id 11)')
+    for one in data['annotations']:
+        one.update(segmentation=[polygon(one['bbox'][0])], area=256)
+    with pytest.raises(InputError, match='only 0 of 4 annotations .* 4 without a pixel'):
+        build(write(tmp_path, data))
+
+
+def test_thin_boxes_stay_in_figures_and_train(tmp_path):
+    """mmdet's data set drops them; its figures count them as they are."""
+    data = made()
+    data['annotations'][0].update(
+        bbox=[4, 8.1, 16, 0.9], area=14.4, segmentation=[[4, 8.1, 20, 8.1, 20, 9, 4, 9]]
+    )
+    file = write(tmp_path, data)
+    assert CheckedCOCO(file).dataset['annotations'][0]['bbox'] == [4, 8.1, 16, 0.9]
+    assert len(build(file).get_data_info(0)['instances']) == 2
+
+
+def test_loose_boxes_stay_where_boxes_alone_are_evaluated(tmp_path, warnings):
+    data = made()
+    for one in data['annotations']:
+        one['bbox'] = [one['bbox'][0], 8, 16, 40]
+    file = write(tmp_path, data)
+    boxes = CheckedCOCO(file, boxes_alone=True)
+    assert all(one['bbox'][3] == 40 for one in boxes.dataset['annotations'])
+    assert all(one['bbox'][3] == 16 for one in CheckedCOCO(file).dataset['annotations'])
+    build(file)
+    assert not warnings()  # nothing is left out, but:
+
+
+def test_boxes_that_gave_way_are_counted(tmp_path, caplog, monkeypatch):
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'handlers', [*logger.handlers, caplog.handler])
+    data = made()
+    data['annotations'][1]['bbox'] = [0, 30, 10, 10]
+    data['annotations'][2]['segmentation'].append([1, 2])
+    file = write(tmp_path, data)
+    build(file)
+    (line, ) = (text for text in caplog.messages if 'mended' in text)
+    assert line == (
+        f'{file}: mended 1 that lost parts which are no polygons, first annotations[2] (id 21), '
+        '1 whose boxes contradict their masks, first annotations[1] (id 12)'
+    )
+
+
 # What is left out
 
 
@@ -336,11 +397,31 @@ def test_other_categories_are_no_loss(tmp_path, warnings):
 
 
 def test_images_that_filter_cfg_leaves_out_are_counted(tmp_path, warnings):
+    """And are no loss: the config has asked for it."""
     data = made()
-    data['images'][0].update(height=30, width=63)
-    build(write(tmp_path, data), filter_cfg=dict(min_size=32))
+    data['images'].append(dict(data['images'][0], id=3))
+    data['annotations'] += [dict(one, image_id=3) for one in data['annotations']]
+    for image in data['images'][:2]:
+        image.update(height=30, width=63)
+    dataset = build(write(tmp_path, data), filter_cfg=dict(min_size=32))
+    assert len(dataset) == 1
     (line, ) = warnings()
-    assert "2 of images left out by filter_cfg={'min_size': 32}" in line
+    assert "4 of images left out by filter_cfg={'min_size': 32}" in line
+
+
+def test_what_other_classes_lose_is_no_loss(tmp_path, warnings):
+    data = made()
+    data['categories'].append(dict(id=3, name='face'))
+    data['annotations'] += [
+        dict(data['annotations'][0], category_id=3, **change)
+        for change in (dict(segmentation=[]), dict(iscrowd=1), dict(image_id=9)) for _ in range(9)
+    ]
+    file = write(tmp_path, data)
+    assert trained(build(file)) == ALL
+    (line, ) = warnings()
+    assert line == f'{file}: left out 27 annotations of 31: 27 of categories that are no classes'
+    with pytest.raises(InputError, match='only 0 of 27 annotations of the classes'):
+        build(file, metainfo=dict(classes=('face', )))
 
 
 # Types
@@ -359,6 +440,7 @@ WRONG = [
       for value in ([], 'x', 5, [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, '3', 4], [[1, 2], [3, 4]], {})),
     *(('annotations', 'area', value) for value in ('256', [], {}, True)),
     *(('annotations', 'iscrowd', value) for value in ('0', {}, [], 2, math.nan)),
+    *(('annotations', 'ignore', value) for value in ('0', 'false', [], 2)),
 ]  # yapf: disable
 
 
@@ -406,20 +488,38 @@ def test_lists_of_objects_are_that(tmp_path, key, value):
 # Segmentations
 
 FORMS = {
-    'flat': lambda p: p,
-    'pairs': lambda p: [[x, y] for x, y in zip(p[::2], p[1::2])],
-    'pairs in a list': lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2])]],
-    'points': lambda p: [dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])],
-    'points in a list': lambda p: [[dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])]],
-    'texts': lambda p: [[str(number) for number in p]],
-    'flat texts': lambda p: [f'{number}.0' for number in p],
-    'a text of JSON': lambda p: json.dumps([p]),
-    'RLE in a list': lambda p: [rle(p)],
-    'RLE without a size': lambda p: dict(counts=rle(p)['counts']),
-    'RLE with a size of floats': lambda p: dict(rle(p), size=[48.0, 64.0]),
-    'RLE with runs of no pixels': lambda p: dict(rle(p), counts=with_empty_runs(rle(p)['counts'])),
-    'compressed RLE': lambda p: compressed(p),
-    'with a broken part': lambda p: [p, [1, 2], [5] * 7, 'x'],
+    'flat':
+    lambda p: p,
+    'pairs':
+    lambda p: [[x, y] for x, y in zip(p[::2], p[1::2])],
+    'pairs in a list':
+    lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2])]],
+    'points':
+    lambda p: [dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])],
+    'points in a list':
+    lambda p: [[dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])]],
+    'texts':
+    lambda p: [[str(number) for number in p]],
+    'flat texts':
+    lambda p: [f'{number}.0' for number in p],
+    'a text of JSON':
+    lambda p: json.dumps([p]),
+    'RLE in a list':
+    lambda p: [rle(p)],
+    'RLE without a size':
+    lambda p: dict(counts=rle(p)['counts']),
+    'RLE with a size of floats':
+    lambda p: dict(rle(p), size=[48.0, 64.0]),
+    'RLE with runs of no pixels':
+    lambda p: dict(rle(p), counts=with_empty_runs(rle(p)['counts'])),
+    'compressed RLE':
+    lambda p: compressed(p),
+    'RLE with runs of floats':
+    lambda p: dict(rle(p), counts=[float(run) for run in rle(p)['counts']]),
+    'compressed RLE as str of bytes':
+    lambda p: dict(compressed(p), counts=str(compressed(p)['counts'].encode())),
+    'with a broken part':
+    lambda p: [p, [1, 2], [5] * 7, 'x'],
 }
 
 
@@ -470,14 +570,50 @@ def test_segmentations_that_can_be_read_in_no_or_several_ways_are_reported(
     assert re.search(pattern, line), line
 
 
+READINGS = {
+    'x, y, visible': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 2)]],
+    'x, y, confidence': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 0.93)]],
+    'fractions': lambda p: [[n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],
+    'percents': lambda p: [[100 * n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],
+    'all x, all y': lambda p: [[*p[::2], *p[:4:2]], [*p[1::2], *p[1:5:2]]],
+    'y before x': lambda p: [[n for k in range(0, 8, 2) for n in (p[k + 1], p[k])]],
+}
+
+
+@pytest.mark.parametrize('form', READINGS.values(), ids=READINGS)
+def test_a_box_says_how_numbers_are_to_be_read(tmp_path, form):
+    data = made()
+    for one in data['annotations']:
+        if one['bbox'][0] != 8:  # there x and y are alike
+            one['segmentation'] = form(one['segmentation'][0])
+    assert_all_count(tmp_path, data)
+
+
 def test_a_polygon_whose_box_says_so_is_one(tmp_path):
     """Every third number is 0, 1 or 2, but the box is that of the points in pairs."""
     data = made()
     polygon = [30, 40, 0, 20, 20, 1, 30, 9, 2, 30, 30, 1]
     data['annotations'][0].update(segmentation=[polygon], bbox=[0, 1, 30, 39])
-    assert len(CheckedCOCO(write(tmp_path, data)).anns) == 4
+    truth = CheckedCOCO(write(tmp_path, data))
+    assert len(truth.anns) == 4 and truth.anns[1]['segmentation'] == [polygon]
     data['annotations'][0].update(bbox=[20, 20, 9, 9])
     assert len(CheckedCOCO(write(tmp_path, data)).anns) == 3
+
+
+def test_a_polygon_around_more_pixels_than_memory_has_is_none(tmp_path, warnings):
+    data = made()
+    data['annotations'][0]['segmentation'] = [[
+        k if k % 2 else 9e5 * (-1)**(k // 2) for k in range(400)
+    ]]
+    assert trained(build(write(tmp_path, data))) == ALL[1:]
+    assert 'first annotations[0] (id 11): 1 x 400 x number' in warnings()[0]
+
+
+def test_what_is_no_number_is_named(tmp_path, warnings):
+    data = made()
+    data['annotations'][0]['segmentation'] = [[4, 8, 20, 8, 20, 24, None, 24]]
+    build(write(tmp_path, data))
+    assert '1 x 8 x number, with null' in warnings()[0]
 
 
 # RLE

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.datasets import MultiImageMixDataset
+from mmdet.datasets import ConcatDataset, MultiImageMixDataset
+from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, RepeatDataset
@@ -161,6 +162,20 @@ def test_a_class_of_the_model_in_another_place(tmp_path, classes, name, places):
     )
 
 
+def test_joined_data_are_checked_each(tmp_path):
+    """mmdet's wrapper has a list of metainfo where the parts differ in anything, as in palettes."""
+    parts = Data(*TWO), Data(*TWO)
+    for number, part in enumerate(parts):
+        part._metainfo['palette'] = [(number, 2, 3)] * 2
+    runner(tmp_path, Toy(2), train=ConcatDataset(parts)).train()
+    turned = ConcatDataset([Data(*TWO), Data(*TWO[::-1])], ignore_keys=['classes'])
+    assert "'bee' is class 0 of this dataset" in message(
+        runner(tmp_path, Toy(2), train=turned).train
+    )
+    more = ConcatDataset([Data(*TWO), Data(*THREE)])
+    assert 'has 3 classes' in message(runner(tmp_path, Toy(2), train=more).train)
+
+
 def test_a_checkpoint_says_which_class_is_where(tmp_path):
     file = str(tmp_path / 'weights.pth')
     meta = dict(dataset_meta=dict(classes=['bee', 'ant']))
@@ -172,12 +187,14 @@ def test_a_checkpoint_says_which_class_is_where(tmp_path):
 
 
 class Figures(Silent):
-    """Knows one image of a file, as CocoInstanceMetric does."""
+    """Knows no image of its file, as a CocoInstanceMetric."""
 
     ann_file = 'others.json'
 
-    def image_of(self, sample: dict) -> dict:
-        raise InputError(f'{self.ann_file}: no image of {sorted(sample)}')
+    def check_data(self, classes, images) -> None:
+        assert classes == TWO
+        for image in images:
+            raise InputError(f'{self.ann_file}: no image of {sorted(image)}')
 
 
 def test_an_evaluator_of_other_images(tmp_path):
@@ -195,12 +212,15 @@ def test_an_evaluator_of_other_images(tmp_path):
 
 
 @pytest.mark.parametrize('step', ['Mosaic', 'MixUp', 'CachedMosaic'])
-def test_wrappers_that_mix_images_without_their_masks(tmp_path, step):
+@pytest.mark.parametrize('joined', [False, True])
+def test_wrappers_that_mix_images_without_their_masks(tmp_path, step, joined):
     data = Data(*TWO)
     data.flag = [0]
     mixed = MultiImageMixDataset(data, [dict(type=step, img_scale=(8, 8))])
+    if joined:
+        mixed = torch.utils.data.ConcatDataset([Data(*TWO), mixed])
     ClassCheckHook().before_train(runner(tmp_path, Toy(2), train=mixed))  # boxes need no masks
-    data.loads_masks = True
+    data.pipeline.transforms.append(LoadAnnotations(with_mask=True))
     training = runner(tmp_path, Toy(2), train=mixed)
     if step == 'CachedMosaic':
         ClassCheckHook().before_train(training)

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import eval_recalls
 
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
+from mmsolov2.evaluation.coco_instance_metric import average_recalls
 from mmsolov2.models.mask_results import encode_rle
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
@@ -114,11 +116,45 @@ def test_masks_that_a_model_does_not_predict(tmp_path):
         evaluate(tmp_path, [annotation(1)], sample=dict(pred_instances=boxes))
 
 
+@pytest.mark.parametrize('counts', [(2, 2), (3, 1), (0, 4)])
+def test_recalls_of_boxes_are_those_of_mmdet(counts):
+    """Which takes images of equally many boxes alone; others are done one by one here."""
+    random = np.random.default_rng(0)
+    thresholds, numbers = np.array([0.3, 0.5, 0.7]), [1, 2, 9]
+
+    def boxes(count):
+        corners = random.uniform(0, 20, (count, 2))
+        return np.c_[corners, corners + random.uniform(5, 15, (count, 2))].astype(np.float32)
+
+    truths, found = [boxes(count) for count in counts], [boxes(6) for _ in counts]
+    hits = sum(
+        eval_recalls([truth], [own], numbers, thresholds) * len(truth)
+        for truth, own in zip(truths, found, strict=True) if len(truth)
+    )
+    expected = (hits / sum(counts)).mean(1)
+    assert np.allclose(average_recalls(found, truths, numbers, thresholds), expected)
+    assert 0 < expected[0] <= expected[-1]
+
+
+def test_no_images_at_all_have_figures_of_zero(tmp_path):
+    file = tmp_path / 'instances.json'
+    evaluate(tmp_path, [annotation(1)])
+    metric = CocoInstanceMetric(str(file), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=('ant', ))
+    assert metric.compute_metrics([])['segm_mAP'] == -1  # of no image there is no ground truth
+
+
+def test_without_a_file_samples_bring_their_instances():
+    sample = dict(pred_instances={}, img_id=1, ori_shape=(16, 16))
+    with pytest.raises(InputError, match='nothing to compare with: set ann_file'):
+        CocoInstanceMetric(metric='segm').process({}, [sample])
+
+
 # Images
 
 
 @pytest.mark.parametrize('path', [None, 'x/a.png', 'a.jpg', r'C:\\photos\\a.png'])
-@pytest.mark.parametrize('number', [1, '1', 1.0])
+@pytest.mark.parametrize('number', [1, '1', 1.0, '0001', np.int64(1), torch.tensor(1)], ids=repr)
 def test_images_are_those_of_the_file(tmp_path, number, path):
     sample = dict(img_id=number) | (dict(img_path=path) if path else {})
     assert evaluate(tmp_path, [annotation(1)], sample=sample)['coco/segm_mAP'] == 1
@@ -132,3 +168,54 @@ def test_images_are_those_of_the_file(tmp_path, number, path):
 def test_an_evaluator_of_other_images_says_so_at_once(tmp_path, sample, message):
     with pytest.raises(InputError, match=f"instances.json: the evaluator's file {message}"):
         evaluate(tmp_path, [annotation(1)], sample=sample)
+
+
+def file_of(tmp_path, annotations, images=1) -> CocoInstanceMetric:
+    content = dict(
+        images=[
+            dict(id=number, file_name=f'{number}.png', width=16, height=16)
+            for number in range(1, images + 1)
+        ],
+        categories=[dict(id=1, name='ant'), dict(id=2, name='bee')],
+        annotations=annotations,
+    )
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    return CocoInstanceMetric(str(tmp_path / 'val.json'), metric='segm')
+
+
+def info(number, **others) -> dict:
+    """What a data set says of an image."""
+    return dict(img_id=number, img_path=f'x/{number}.png', width=16, height=16) | others
+
+
+@pytest.mark.parametrize(('classes', 'images', 'message'), [
+    (('ant', ), [info(1), info(3)], 'has no image 3, x/3.png'),
+    (('ant', ), [info(1, img_path='x/7.png')], 'has the image 1 as 1.png, which is not x/7.png'),
+    (('ant', ), [info(2, height=32)], 'says that x/2.png is 16x16, the data set 16x32'),
+    (('ant', ), [info(1), info(2), info('1', img_path='y/1.png')
+                 ], "x/1.png and y/1.png have one id, 1: evaluate joined data sets"),
+    (('Ant', ), [info(1)], r"it has no category \['Ant'\]"),
+    (('bee', ), [info(1)], r"no instance of the classes \('bee',\)"),
+])
+def test_data_that_are_not_the_files(tmp_path, classes, images, message):
+    metric = file_of(tmp_path, [annotation(1)], images=2)
+    with pytest.raises(InputError, match=f'val.json: .*{message}'):
+        metric.check_data(classes, images)
+    metric.check_data(('bee', 'ant'), [info(2), info('1', height=None)])
+
+
+def test_a_part_of_the_files_images_is_compared_alone(tmp_path, caplog):
+    """As with ``indices`` of the data set: the others would count as missed."""
+    annotations = [annotation(1), {**annotation(2), 'image_id': 2}]
+    metric = file_of(tmp_path, annotations, images=2)
+    metric.dataset_meta = dict(classes=('ant', 'bee'))
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, 2:12, 2:12] = True
+    found = dict(
+        bboxes=torch.tensor([[2., 2., 12., 12.]]),
+        scores=torch.ones(1),
+        labels=torch.zeros(1, dtype=torch.long),
+        masks=mask,
+    )
+    metric.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(16, 16))])
+    assert metric.evaluate(1)['coco/segm_mAP'] == 1
