@@ -76,15 +76,20 @@ def perimeter(x: Sequence[float], y: Sequence[float]) -> float:
 def read_segmentation(value: object) -> tuple[list | dict, bool]:
     """A segmentation as COCO writes it: polygons, lists of x, y, x, y, …, or a dict of RLE.
 
-    Polygons may also come as one flat list, as pairs or ``x`` and ``y`` of points, with numbers or
-    the whole as text; RLE in a list of its own. Parts that are no polygons are left out, and the
-    second value says whether there were any. Empty if there is nothing in it.
+    Polygons may also come as one flat list, as pairs or ``x`` and ``y`` of points, as VIA's lists
+    of all x and all y, with numbers or the whole as text; RLE in a list of its own. Parts that are
+    no polygons are left out, and the second value says whether there were any. Empty if there is
+    nothing in it.
 
     Raises:
         ShapeError: if it can be read in no or in several ways.
     """
     if isinstance(value, str) and value.strip():
         value = _parsed(value)
+    if isinstance(value, dict):
+        x, y = value.get('all_points_x'), value.get('all_points_y')
+        if isinstance(x, list) and isinstance(y, list) and len(x) == len(y):
+            value = [list(point) for point in zip(x, y, strict=True)]
     if isinstance(value, list) and len(value) == 1 and _is_rle(value[0]):
         value = value[0]
     if _is_rle(value):
@@ -120,11 +125,12 @@ def readings(polygons: Sequence[list], height: int, width: int) -> Iterator[list
 
 
 def _parsed(text: str) -> object:
-    """What a text holds as JSON; the text itself if it is none."""
+    """What a text holds as JSON, or as numbers between spaces, commas or semicolons; or itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        numbers = re.split(r'[\s,;]+', text.strip())
+        return numbers if all(re.fullmatch(r'[-+.\de]+', number) for number in numbers) else text
 
 
 def _numbers(part: object) -> list:
@@ -150,8 +156,10 @@ def flat(part: object) -> list[float] | None:
     """The numbers of a polygon in one list; None if it is none.
 
     They are numbers or texts of numbers, one after the other or by points: pairs, or dicts of x
-    and y.
+    and y; or all are one text.
     """
+    if isinstance(part, str):
+        part = _parsed(part)
     if not isinstance(part, list) or not part:
         return None
     points = [[point.get('x'), point.get('y')] if isinstance(point, dict) else point

@@ -415,7 +415,7 @@ class CocoInstanceMetric(CocoMetric):
         return figures
 
 
-def stem(path: str) -> str:
+def stem(path: str | os.PathLike) -> str:
     """What names a file on any system: no folders and no extension, no case, one Unicode form."""
-    name = os.path.splitext(path.replace('\\', '/').rsplit('/', maxsplit=1)[-1])[0]
+    name = os.path.splitext(os.fspath(path).replace('\\', '/').rsplit('/', maxsplit=1)[-1])[0]
     return unicodedata.normalize('NFC', name).casefold()

@@ -554,7 +554,8 @@ def test_segmentations_of_another_shape_are_taken(tmp_path, form):
     ([[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]], '1 x 6 x number, fractions of the image or'),
     ([[n for k in range(0, 8, 2) for n in (*square(4)[k:k + 2], 2)]
       ], '1 x 12 x number, fractions of the image or three numbers a point'),
-    ('4 8 20 24', 'text'),
+    ('4 8 20 24', '4 x text'),
+    ('masks/1.png', 'text'),
     (True, 'true'),
     (dict(points=[1, 2]), r"object of \['points'\]"),
     ([[[[4, 8], [20, 8], [20, 24]]]], '1 x 1 x 3 x 2 x number'),

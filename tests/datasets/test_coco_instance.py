@@ -38,7 +38,7 @@ DEGENERATE = {
     'not a number': [[4, 4, 20, 4, float('nan'), 20]],
     'infinite': [[4, 4, 20, 4, float('inf'), 20]],
     'far away': [[4, 4, 20, 4, 1e9, 20]],
-    'a string': '4, 4, 20, 4, 20, 20',
+    'a string': 'masks/1.png',
     'a number': 5,
     'words': [['4', '4', '20', '4', '20', 'twenty']],
     'points of three numbers': [[[4, 4, 2], [20, 4, 2], [20, 20, 2], [4, 20, 2]]],
