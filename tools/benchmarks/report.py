@@ -21,10 +21,10 @@ mmdet's SOLOv2 and ours have the same weights and inputs and run by turns in one
 medians of all rounds (the least and the largest in brackets); "faster" is mmdet's time over ours,
 round by round. Memory is the peak of one run above what model and inputs hold already. "Floor"
 is what cannot be saved; each table says what it is. "Differing" counts the pixels (scores with
-`nms`, figures with `evaluate`) in which the results are not equal. mmdet convolves and we multiply
-matrices: with several threads their last bits differ, and with them a pixel in ten million or so
-whose value is at the threshold (configs.md, "Equal to the pixel"). More than one in a million is an
-error.
+`nms`, figures with `evaluate`, images with `read`) in which the results are not equal. mmdet
+convolves and we multiply matrices: with several threads their last bits differ, and with them a
+pixel in ten million or so whose value is at the threshold (configs.md, "Equal to the pixel"). More
+than one in a million is an error.
 
 Outputs of networks are made, not predicted, so that their number of candidates is known: pairs of
 a cell and a class that pass the point NMS and the score threshold. Each has a cell of its own as
