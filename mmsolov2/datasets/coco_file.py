@@ -99,15 +99,17 @@ class LeftOut:
                 found[reason] += count
         return found
 
-    def describe(self, counts: Mapping[str, int]) -> str:
-        """Counts in words, each with the first annotation where it is known."""
+    def describe(self, counts: Mapping[str, int] | None = None) -> str:
+        """Counts in words, all reasons by default, each with its first annotation if known."""
+        counts = self.reasons() if counts is None else counts
         return ', '.join(
             f'{count} {what}' + (f', first {self.first[what]}' if what in self.first else '')
             for what, count in Counter(counts).most_common()
         )
 
-    def log(self, file: str, total: int, reasons: Counter) -> None:
+    def log(self, file: str, total: int, reasons: Counter | None = None) -> None:
         """Say in one line what of a file is left out or mended; nothing if all is as it was."""
+        reasons = self.reasons() if reasons is None else reasons
         texts = []
         if reasons:
             count = reasons.total()

@@ -202,7 +202,7 @@ class CocoInstanceMetric(CocoMetric):
                 f'{ann_file}: it has no annotations to compare with; a test set needs '
                 "format_only=True and outfile_prefix='...' of the evaluator"
             )
-        truth.left_out.log(ann_file, truth.total, truth.left_out.reasons())
+        truth.left_out.log(ann_file, truth.total)
         self._coco_api = truth
         self._images = {identity(image['id']): image for image in truth.dataset['images']}
 
@@ -263,13 +263,13 @@ class CocoInstanceMetric(CocoMetric):
                     f'{own["id"]!r}: evaluate joined data sets on their own'
                 )
             seen[own['id']] = image.get('img_path')
-        if not self.format_only:
+        if classes and not self.format_only:
             chosen = set(self._coco_api.get_cat_ids(cat_names=classes))
             annotations = self._coco_api.dataset['annotations']
             if not any(one['category_id'] in chosen and not one['iscrowd'] for one in annotations):
                 raise InputError(
                     f'{self.ann_file}: it has no instance of the classes {tuple(classes)} to '
-                    f'compare with; left out: {self._coco_api.left_out}'
+                    f'compare with; left out: {self._coco_api.left_out.describe() or "none"}'
                 )
 
     # Figures

@@ -202,6 +202,13 @@ def test_data_that_are_not_the_files(tmp_path, classes, images, message):
     with pytest.raises(InputError, match=f'val.json: .*{message}'):
         metric.check_data(classes, images)
     metric.check_data(('bee', 'ant'), [info(2), info('1', height=None)])
+    metric.check_data((), [info(2)])  # of a data set that names none
+
+
+def test_a_file_of_which_nothing_counts(tmp_path):
+    metric = file_of(tmp_path, [{**annotation(1), 'iscrowd': 1}, annotation(2, segmentation=[])])
+    with pytest.raises(InputError, match=r'left out: 1 without a segmentation, first annotations'):
+        metric.check_data(('ant', ), [])
 
 
 def test_a_part_of_the_files_images_is_compared_alone(tmp_path, caplog):
