@@ -7,7 +7,7 @@ pipeline, and evaluates perfect predictions on it. It holds if
 
 - every instance that no mutation touched is there, with its own mask, class and image, and an
   untouched file's figures are perfect; or
-- it stops with an InputError that names the file.
+- it stops with an InputError that names the file and the entry.
 
 Files of cases that fail, or that hang, stay in --out-dir, with their number. The same seed gives
 the same cases.
@@ -22,6 +22,7 @@ import json
 import logging
 import math
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -50,6 +51,10 @@ IMAGES = 3
 INSTANCES = 4  # an image
 HANGING = 60  # seconds after which a case counts as hanging
 LONGEST_MESSAGE = 2000
+NAMED = re.compile(  # the entry, or what is wrong with the whole
+    r'(images|annotations|categories)(\[| is|\')|image |category |two categories|no category |'
+    r'no COCO file|annotations of the classes|none of its|there is no such image'
+)
 JUNK = (
     None, True, False, 0, 1, -1, 3, 10**30, 1.5, -0.5, 1e308, math.nan, math.inf, -math.inf, '',
     '1', '7', 'x', ' ', '\ud800', 'a' * 5000, [], [[]], [None], [1, 2, 3], [1, 2, 3, 4],
@@ -296,12 +301,12 @@ def junk_value(rng: random.Random, data: dict) -> frozenset[int]:
     """A value of any type anywhere, or none."""
     key = rng.choice(['images', 'annotations', 'annotations', 'annotations', 'categories'])
     entry = rng.choice(data[key])
-    name = rng.choice([name for name in entry if name not in ('mark', 'index')])
+    name = rng.choice([name for name in entry if name not in ('mark', 'marks', 'index')])
     if rng.random() < 0.3:
         del entry[name]
     else:
         entry[name] = rng.choice(JUNK)
-    return mark(entry) if key == 'annotations' else EVERYTHING
+    return mark(entry) if key == 'annotations' else frozenset(entry['marks'])
 
 
 def junk_entry(rng: random.Random, data: dict) -> frozenset[int]:
@@ -324,6 +329,11 @@ def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
     data = made_file()
     for number, one in enumerate(data['annotations']):
         one['mark'] = number
+    for key, name in ('images', 'image_id'), ('categories', 'category_id'):
+        for entry in data[key]:
+            entry['marks'] = [
+                one['mark'] for one in data['annotations'] if one[name] == entry['id']
+            ]
     chosen = rng.sample(HARMLESS, rng.randint(0, 3))
     chosen += rng.choices(HARMFUL, k=rng.choice([0, 1, 1, 2]))
     chosen += LAST if rng.random() < 0.05 else ()
@@ -393,7 +403,8 @@ def attempt(use: Callable, file: Path) -> tuple[object, str]:
         return use(file), ''
     except InputError as error:
         message = str(error)
-        named = str(file) in message and len(message) < LONGEST_MESSAGE and '\n' not in message
+        named = str(file) in message and NAMED.search(message.replace(str(file), ''))
+        named = named and len(message) < LONGEST_MESSAGE and '\n' not in message
         return None, '' if named else f'{use.__name__}: a message that does not help: {message}'
     except Exception as error:
         return None, f'{use.__name__}: {type(error).__name__}: {error}'

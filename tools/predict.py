@@ -19,7 +19,7 @@ writes, below DIR,
 
 An image that cannot be read, or whose overlay cannot be written, is reported, and the rest are
 done; the exit status is then 1. When interrupted, the JSON files hold what was done; those of an
-earlier run stay if nothing was.
+earlier run stay if no image was tried.
 """
 
 import argparse

@@ -1,21 +1,17 @@
 """COCO annotation files, checked when they are read: what is odd is mended, left out or named."""
 
-import gc
 import json
-import logging
 import math
 import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import NamedTuple
 
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 
+from mmsolov2.datasets.json_file import clipped, paused_collector, read_json
+from mmsolov2.datasets.left_out import Entry, LeftOut
 from mmsolov2.datasets.segmentation import (
     FARTHEST,
     Extent,
@@ -39,8 +35,7 @@ TELLING_IOU = 0.8  # from which on a box says how numbers are to be read,
 BETTER = 0.25  # and by how much
 AREA_RATIO = 32  # how many times an area a mask may have
 NEEDED_IN_IMAGES = 'images need id, file_name, height and width'
-PACKED = {b'PK\x03\x04': 'a zip file', b'\x1f\x8b': 'a gzip file', b'\x89PNG': 'an image'}
-SHOWN, NAMES = 200, 1500  # characters of a foreign message or value, and of the names of classes
+NAMES = 1500  # characters of the names of classes in a message
 UNLISTED = 'of images that the file does not list'
 NO_MASK = 'without a segmentation'
 OTHER_SHAPE = 'whose segmentation is neither polygons nor RLE'
@@ -49,121 +44,6 @@ NO_PIXELS = 'without a pixel in their image'
 BROKEN_PARTS = 'that lost parts which are no polygons'
 OTHER_READING = 'whose boxes say that their numbers are to be read otherwise'
 OTHER_BOXES = 'whose boxes contradict their masks'
-
-
-class Entry(NamedTuple):
-    """An annotation and where it is in its file, its image, and what its polygons span."""
-
-    annotation: dict
-    index: int
-    image: dict
-    extent: Extent | None = None  # None of RLE
-    iou: float = 0  # of its box and its extent
-
-    @property
-    def name(self) -> str:
-        """What a message calls it: its place in the file, and its id there."""
-        own = f' (id {_clipped(self.annotation["id"])})' if 'id' in self.annotation else ''
-        return f'annotations[{self.index}]{own}'
-
-
-class LeftOut:
-    """Annotations that are left out, or are no instances, and what else is worth a word.
-
-    Each annotation is counted for one reason, with the first of them by name; notes are of those
-    that stay.
-    """
-
-    def __init__(self) -> None:
-        self.counts = Counter()  # by reason and category
-        self.first = {}
-        self.notes = Counter()
-
-    def add(self, reason: str, entry: Entry, detail: str = '') -> None:
-        """Count an annotation."""
-        if reason not in self.first:
-            self.first[reason] = f'{entry.name}: {detail}' if detail else entry.name
-        self.counts[reason, entry.annotation['category_id']] += 1
-
-    def note(self, what: str, entry: Entry) -> None:
-        """Count an annotation that stays, but not as it was."""
-        self.first.setdefault(what, entry.name)
-        self.notes[what] += 1
-
-    def reasons(self, categories: Iterable | None = None) -> Counter:
-        """How many annotations of categories, or of all, are left out for each reason."""
-        chosen = None if categories is None else set(categories)
-        found = Counter()
-        for (reason, category), count in self.counts.items():
-            if chosen is None or category in chosen:
-                found[reason] += count
-        return found
-
-    def describe(self, counts: Mapping[str, int] | None = None) -> str:
-        """Counts in words, all reasons by default, each with its first annotation if known."""
-        counts = self.reasons() if counts is None else counts
-        return ', '.join(
-            f'{count} {what}' + (f', first {self.first[what]}' if what in self.first else '')
-            for what, count in Counter(counts).most_common()
-        )
-
-    def log(self, file: str, total: int, reasons: Counter | None = None) -> None:
-        """Say in one line what of a file is left out or mended; nothing if all is as it was."""
-        reasons = self.reasons() if reasons is None else reasons
-        texts = []
-        if reasons:
-            count = reasons.total()
-            texts.append(f'left out {count} annotations of {total}: {self.describe(reasons)}')
-        if self.notes:
-            texts.append(f'mended {self.describe(self.notes)}')
-        if texts:
-            print_log(f'{file}: {"; ".join(texts)}', logger='current', level=logging.WARNING)
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Hold Python's garbage collector: it walks all that was read again and again, for nothing.
-
-    A third of the time to read a large file (``tools/benchmark.py read``).
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def read_json(path: str, name: str) -> dict:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32; messages call it ``name``.
-
-    Raises:
-        InputError: if it is missing, no JSON, or something else than one object.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(
-            f'{name}: there is no such annotation file; check data_root and ann_file'
-        ) from error
-    except OSError as error:
-        raise InputError(f'{name}: it cannot be read: {error.strerror}') from error
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        kind = next((kind for start, kind in PACKED.items() if data.startswith(start)), None)
-        reason = f'it is {kind}: unpack it' if kind else _clipped(error)
-        raise InputError(f'{name}: this is no COCO file of JSON: {reason}') from error
-    if not isinstance(content, dict):
-        raise InputError(f'{name}: this is no COCO file of JSON: it holds {kind_of(content)}')
-    return content
-
-
-def _clipped(value: object, limit: int = SHOWN) -> str:
-    """The text of a value, or its beginning."""
-    text = str(value)
-    return text if len(text) <= limit else f'{text[:limit]} …'
 
 
 def _title(entry: dict) -> object:
@@ -175,7 +55,7 @@ def _some(ids: Iterable) -> str:
     """A few ids."""
     shown = list(map(repr, ids))
     more = f' and {len(shown) - 10} more' if len(shown) > 10 else ''
-    return _clipped(', '.join(shown[:10])) + more
+    return clipped(', '.join(shown[:10])) + more
 
 
 def identity(value: object) -> int | str | None:
@@ -183,13 +63,30 @@ def identity(value: object) -> int | str | None:
     if type(value) is int:
         return value
     if isinstance(value, str) and value:
-        return int(value) if re.fullmatch(r'-?\d{1,40}', value, re.ASCII) else value
+        return int(value) if re.fullmatch(r'-?(0|[1-9]\d{0,39})', value, re.ASCII) else value
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     try:
         return None if isinstance(value, bool) else operator.index(value)  # NumPy's, torch's
     except TypeError:
         return None
+
+
+def find(entries: Mapping[int | str, dict], value: object) -> dict | None:
+    """The entry of an id; a text with zeros in front is that number if it is nothing else."""
+    number = identity(value)
+    found = entries.get(number)
+    if found is None and isinstance(number, str) and re.fullmatch(r'0\d{1,39}', number, re.ASCII):
+        return entries.get(int(number))
+    return found
+
+
+def by_number(entries: dict[int | str, dict]) -> dict[int | str, dict]:
+    """Entries by their ids, and those whose ids are texts with zeros in front by number too."""
+    for number, entry in list(entries.items()):
+        if isinstance(number, str) and re.fullmatch(r'0\d{1,39}', number, re.ASCII):
+            entries.setdefault(int(number), entry)
+    return entries
 
 
 def iou_with(bbox: Sequence[float] | None, extent: Sequence[float], image: dict) -> float:
@@ -248,7 +145,7 @@ class CheckedCOCO(COCO):
         with paused_collector():
             images, categories = self._checked_images(), self._checked_categories()
             self.totals = Counter()  # annotations in the file, by category
-            self._mend_annotations(images, categories)
+            self._mend_annotations(by_number(images), by_number(categories))
             self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
 
@@ -296,7 +193,7 @@ class CheckedCOCO(COCO):
         """The error of a value that is missing or of a wrong kind."""
         if entry.get(key) is None:
             return InputError(f'{self.file}: {name} lacks {key!r}, {needed}')
-        shown = _clipped(json.dumps(entry[key]))
+        shown = clipped(json.dumps(entry[key]))
         return InputError(f'{self.file}: {name} has {key} {shown}, not {needed}: correct the file')
 
     def _identity(self, entry: dict, name: str, key: str) -> int | str:
@@ -314,7 +211,7 @@ class CheckedCOCO(COCO):
             if number in found:
                 raise InputError(
                     f'{self.file}: {key}[{index}] has the id {entry["id"]!r} of another one '
-                    f'({_clipped(_title(found[number]))} and {_clipped(_title(entry))})'
+                    f'({clipped(_title(found[number]))} and {clipped(_title(entry))})'
                     f'{self._first_of(key, number)}: '
                     'give each its own, and correct the annotations'
                 )
@@ -338,7 +235,7 @@ class CheckedCOCO(COCO):
         """The images by their ids; what is null is missing."""
         images = self._by_id('images')
         for image in images.values():
-            name = f'image {_clipped(image["id"])}'
+            name = f'image {clipped(image["id"])}'
             if image.get('file_name') is None:
                 image.pop('file_name', None)
             elif not isinstance(image['file_name'], str) or not image['file_name'].strip('\0 '):
@@ -366,12 +263,10 @@ class CheckedCOCO(COCO):
         for category in categories.values():
             name = category.get('name')
             if not isinstance(name, str):
-                raise self._fault(
-                    category, f'category {_clipped(category["id"])}', 'name', 'a text'
-                )
+                raise self._fault(category, f'category {clipped(category["id"])}', 'name', 'a text')
             if name in names:
                 raise InputError(
-                    f'{self.file}: two categories have the name {_clipped(name)!r}, with the ids '
+                    f'{self.file}: two categories have the name {clipped(name)!r}, with the ids '
                     f'{names[name]} and {category["id"]}: give each its own, or make them one'
                 )
             names[name] = category['id']
@@ -382,14 +277,14 @@ class CheckedCOCO(COCO):
     def _listed(self, annotations: list, images: dict, categories: dict) -> Iterator[Entry]:
         """The annotations of listed images that have a segmentation, or a box if that is enough."""
         for index, annotation in enumerate(annotations):
-            category = categories.get(identity(annotation.get('category_id')))
-            image = images.get(identity(annotation.get('image_id')))
+            category = find(categories, annotation.get('category_id'))
+            image = find(images, annotation.get('image_id'))
             entry = Entry(annotation, index, image)
             self._check_types(entry)
             if category is None:
                 raise InputError(
                     f'{self.file}: {entry.name} has the category_id '
-                    f'{_clipped(repr(annotation["category_id"]))}, which no category has: '
+                    f'{clipped(repr(annotation["category_id"]))}, which no category has: '
                     f'the ids are {_some(categories)}'
                 )
             annotation['category_id'] = category['id']
@@ -449,7 +344,7 @@ class CheckedCOCO(COCO):
                 iou: float) -> tuple[list, Extent | None, float]:
         """Polygons as the box of an annotation tells to read them; none if that is in doubt."""
         bbox, image = entry.annotation.get('bbox'), entry.image
-        for other in readings(polygons, image['height'], image['width']) if is_box(bbox) else ():
+        for other in readings(polygons, image['height'], image['width']) if has_place(bbox) else ():
             found = extent_of(other)
             told = 0 if found is None else iou_with(bbox, found, image)
             if told >= max(TELLING_IOU, iou + BETTER):
@@ -495,7 +390,7 @@ class CheckedCOCO(COCO):
         rle = entry.annotation['segmentation']
         if not isinstance(runs, list) or {*map(type, runs)} != {int} or min(runs) < 0:
             counts = rle['counts']
-            what = f'counts {_clipped(json.dumps(counts))}, which are no numbers of pixels'
+            what = f'counts {clipped(json.dumps(counts))}, which are no numbers of pixels'
         elif sum(runs) != math.prod(rle['size']):
             what = f'runs of {sum(runs)} pixels for {rle["size"][0]} x {rle["size"][1]}'
         else:
@@ -513,7 +408,7 @@ class CheckedCOCO(COCO):
         if not annotation['segmentation'] or 'height' not in image or 'width' not in image:
             if not self._has_box(entry):
                 return False
-        elif not is_plain(entry) and not self._mend_box(entry):
+        elif not looks_right(entry) and not self._mend_box(entry):
             self.left_out.add(NO_PIXELS, entry)
             annotation.setdefault('area', 0)
             return entry.iou >= AGREEING_IOU  # COCO's figures count it
@@ -531,8 +426,8 @@ class CheckedCOCO(COCO):
         pixels = float(coco_mask.area(rle))
         x, y, width, height = coco_mask.toBbox(rle).tolist()
         iou = max(entry.iou, iou_with(bbox, (x, y, x + width, y + height), image))
-        if pixels and iou < AGREEING_IOU and not (self.boxes_alone and is_box(bbox)):
-            if is_box(bbox):
+        if pixels and iou < AGREEING_IOU and not (self.boxes_alone and has_place(bbox)):
+            if has_place(bbox):
                 self.left_out.note(OTHER_BOXES, entry)
             annotation['bbox'] = [x, y, width, height]
         if pixels and (area is None or not area_agrees(area, pixels, image)):
@@ -553,19 +448,19 @@ class CheckedCOCO(COCO):
         bbox = annotation.get('bbox')
         if bbox is None:
             raise self._fault(entry.image, f'image {entry.image["id"]}', 'height', NEEDED_IN_IMAGES)
-        if not is_box(bbox):
+        if not has_place(bbox):
             self.left_out.add('without a mask and a box', entry)
             return False
         annotation.setdefault('area', bbox[2] * bbox[3])
         return True
 
 
-def is_box(bbox: Sequence[float] | None) -> bool:
+def has_place(bbox: Sequence[float] | None) -> bool:
     """Whether a box (x, y, width, height) has a place and an area."""
     return bbox is not None and all(-FARTHEST < n < FARTHEST for n in bbox) and min(bbox[2:]) > 0
 
 
-def is_plain(entry: Entry) -> bool:
+def looks_right(entry: Entry) -> bool:
     """Whether box, area and polygons of an annotation agree without a look at their pixels.
 
     The polygons are then inside the image, and wide enough to have some.
@@ -590,14 +485,14 @@ def is_doubtful(polygons: Sequence[Sequence[float]], extent: Extent) -> bool:
 
 def check_categories(file: str, categories: Sequence[str], classes: Sequence[str]) -> None:
     """Raise InputError unless ``classes`` are different categories of an annotation file."""
-    both = f'the file has {_clipped(tuple(categories), NAMES)}, the config has '
-    both += _clipped(repr(classes), NAMES)
+    both = f'the file has {clipped(tuple(categories), NAMES)}, the config has '
+    both += clipped(repr(classes), NAMES)
     remedy = "set metainfo=dict(classes=(...)) of the datasets to the file's names"
     if isinstance(classes, str):
         raise InputError(f'{file}: classes must be a tuple of names, ({classes!r},): {both}')
     known = set(categories)
     missing = [name for name in classes if name not in known]
     if missing:
-        raise InputError(f'{file}: it has no category {_clipped(missing)}: {both}; {remedy}')
+        raise InputError(f'{file}: it has no category {clipped(missing)}: {both}; {remedy}')
     if len(set(classes)) < len(classes):
         raise InputError(f'{file}: the classes name a category twice: {both}; {remedy}')

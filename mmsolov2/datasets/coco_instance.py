@@ -6,13 +6,17 @@ from pathlib import Path
 from mmdet.datasets import CocoDataset
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.fileio import get_local_path
+from torch import Tensor
 
-from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO, paused_collector
+from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO
 from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.datasets.image_files import decode_image
+from mmsolov2.datasets.json_file import clipped, paused_collector
 from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
+
+LONGEST_PATH = 1024  # characters shown
 
 
 @DATASETS.register_module()
@@ -142,7 +146,7 @@ class CocoInstanceDataset(CocoDataset):
                 raise InputError(
                     f'{self.ann_file}: only {max(kept, 0)} of {total} annotations of the classes '
                     f'{self.metainfo["classes"]} would train{what}. Correct the file, or let it '
-                    'through with max_left_out=1 of the dataset'
+                    'through, as pictures of background, with max_left_out=1 of the dataset'
                 )
         if self.totals.total() > total:
             reasons['of categories that are no classes'] = self.totals.total() - total
@@ -157,17 +161,20 @@ class CocoInstanceDataset(CocoDataset):
             if (self.backend_args or {}).get('backend', 'local') == 'local':
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
-        if not self.test_mode and isinstance(sample, dict) and 'data_samples' in sample:
+        if not self.test_mode and isinstance(sample, dict):
             self._check_masks(sample)
         return sample
 
     def _check_masks(self, sample: dict) -> None:
         """Raise InputError unless the masks of a sample have the size of its image."""
-        size = tuple(sample['inputs'].shape[-2:])
-        masks = sample['data_samples'].gt_instances.get('masks')
-        if isinstance(masks, BaseInstanceMasks) and (masks.height, masks.width) != size:
+        image, truth = sample.get('inputs'), sample.get('data_samples')
+        masks = truth.get('gt_instances', {}).get('masks') if hasattr(truth, 'get') else None
+        if not isinstance(image, Tensor) or not isinstance(masks, BaseInstanceMasks):
+            return  # other ways of packing
+        size = tuple(image.shape[-2:])
+        if (masks.height, masks.width) != size:
             raise InputError(
-                f'{sample["data_samples"].get("img_path", self.ann_file)}: the pipeline made an '
+                f'{truth.get("img_path", self.ann_file)}: the pipeline made an '
                 f'image of {size[0]}x{size[1]}, but masks of {masks.height}x{masks.width}: one of '
                 'its steps does not move masks with the image'
             )
@@ -176,7 +183,7 @@ class CocoInstanceDataset(CocoDataset):
         """Raise InputError from an error if the image is what went wrong."""
         if not os.path.isfile(path):
             raise InputError(
-                f'{path}: there is no such image, but {self.ann_file} lists it; check data_root '
+                f'{clipped(path, LONGEST_PATH)}: there is no such image, but {self.ann_file} lists it; check data_root '
                 'and data_prefix'
             ) from error
         if decode_image(Path(path).read_bytes()) is None:

@@ -62,10 +62,10 @@ def is_polygon(part: object) -> bool:
 
 
 def has_third_numbers(part: Sequence[float]) -> bool:
-    """Whether a polygon reads as x, y and a visibility of 0, 1 or 2 for each of its points."""
-    if part[2] not in (0, 1, 2) or len(part) % 3 or len(part) < 9:
+    """Whether a polygon reads as x, y and a visibility for each point: 0, 1, 2, or all alike."""
+    if len(part) % 3 or len(part) < 9 or part[2] not in (0, 1, 2, part[5]):
         return False
-    return all(number in (0, 1, 2) for number in part[2::3]) and max(part) > 2
+    return all(n == part[2] or n in (0, 1, 2) for n in part[2::3]) and max(part[::3]) > 2
 
 
 def perimeter(x: Sequence[float], y: Sequence[float]) -> float:
@@ -100,11 +100,20 @@ def read_segmentation(value: object) -> tuple[list | dict, bool]:
         raise ShapeError(shape_of(value))
     whole = flat(value)
     parts = [whole] if whole else [flat(part) for part in value if part]
+    parts = [
+        in_pairs(part) if part and len(part) % 2 and has_third_numbers(part) else part
+        for part in parts
+    ]
     polygons = [part for part in parts if is_polygon(part)]
     if not polygons:
         odd = [n for part in value for n in _numbers(part) if not _is_coordinate(n)]
         raise ShapeError(shape_of(value) + (f', with {json.dumps(odd[0])[:20]}' if odd else ''))
     return polygons, len(polygons) < len(parts)
+
+
+def in_pairs(part: list) -> list:
+    """A polygon of three numbers a point without the third of each."""
+    return [number for index, number in enumerate(part) if index % 3 != 2]
 
 
 def readings(polygons: Sequence[list], height: int, width: int) -> Iterator[list]:
@@ -114,7 +123,7 @@ def readings(polygons: Sequence[list], height: int, width: int) -> Iterator[list
     then all y; y before x.
     """
     if all(len(part) % 3 == 0 for part in polygons):
-        yield [[n for i, n in enumerate(part) if i % 3 != 2] for part in polygons]
+        yield [in_pairs(part) for part in polygons]
     for whole in (1, 100):
         if max(map(max, polygons)) <= whole:
             scales = width / whole, height / whole

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from mmsolov2.datasets.coco_file import CheckedCOCO, identity
+from mmsolov2.datasets.coco_file import CheckedCOCO, by_number, find, identity
 from mmsolov2.errors import InputError
 from mmsolov2.models.mask_results import encode_rle
 from mmsolov2.registry import METRICS
@@ -204,7 +204,7 @@ class CocoInstanceMetric(CocoMetric):
             )
         truth.left_out.log(ann_file, truth.total)
         self._coco_api = truth
-        self._images = {identity(image['id']): image for image in truth.dataset['images']}
+        self._images = by_number({identity(one['id']): one for one in truth.dataset['images']})
 
     # Predictions
 
@@ -226,17 +226,25 @@ class CocoInstanceMetric(CocoMetric):
         super().process(data_batch, samples)
 
     def image_of(self, sample: dict) -> dict:
-        """The annotation file's entry of a sample: ``img_id``, and if known ``img_path``.
+        """The annotation file's entry of a sample: ``img_id``, and if known ``img_path`` and size.
+
+        The size is ``ori_shape``, or ``height`` and ``width``.
 
         Raises:
-            InputError: if there is none, or it has another file name.
+            InputError: if there is none, or it has another file name or size.
         """
-        image = self._images.get(identity(sample['img_id']))
-        path = sample.get('img_path')
+        image, path = find(self._images, sample['img_id']), sample.get('img_path')
+        given = tuple(sample.get('ori_shape', (sample.get('height'), sample.get('width'))))[:2]
         if image is None:
             what = f'has no image {sample["img_id"]!r}' + (f', {path}' if path else '')
         elif path and image.get('file_name') and stem(path) != stem(image['file_name']):
             what = f'has the image {image["id"]!r} as {image["file_name"]}, which is not {path}'
+        elif None not in given and given != (image.get('height', given[0]),
+                                             image.get('width', given[1])):  # yapf: disable
+            what = (
+                f'says that the image {image["id"]!r}, {path or image.get("file_name")}, is '
+                f'{image["width"]}x{image["height"]}, not {given[1]}x{given[0]}'
+            )
         else:
             return image
         raise InputError(f"{self.ann_file}: the evaluator's file {what}: {OWN_FILE}")
@@ -251,12 +259,6 @@ class CocoInstanceMetric(CocoMetric):
         seen = {}
         for image in images:
             own = self.image_of(image)
-            size, given = ((each.get('width'), each.get('height')) for each in (own, image))
-            if None not in (*size, *given) and size != given:
-                raise InputError(
-                    f"{self.ann_file}: the evaluator's file says that {image.get('img_path')} is "
-                    f'{size[0]}x{size[1]}, the data set {given[0]}x{given[1]}: {OWN_FILE}'
-                )
             if own['id'] in seen:
                 raise InputError(
                     f"{self.ann_file}: {seen[own['id']]} and {image.get('img_path')} have one id, "

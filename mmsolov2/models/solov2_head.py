@@ -342,12 +342,12 @@ class SOLOv2Head(BaseModule):
                 background=self.num_classes,
             ) for mask, gt in zip(masks, instances, strict=True)
         ]
-        positive = positives(targets)  # before anything uses the labels
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
         one = 1.0
         if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
             num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
         labels = torch.stack([image.labels for image in targets])
+        labels = labels.clamp(0, self.num_classes)  # until ``positives`` says which are of no class
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
             labels.flatten(),
@@ -357,7 +357,7 @@ class SOLOv2Head(BaseModule):
             mask_features,
             flatten_cells(kernels),
             [self.assigner.mask_targets(mask) for mask in masks],
-            positive,
+            positives(targets),
         )
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
 

@@ -159,6 +159,15 @@ def test_ids_that_differ_only_in_type_are_one(tmp_path, entries, key, convert):
     assert_all_count(tmp_path, data)
 
 
+def test_texts_that_differ_in_zeros_are_two_ids(tmp_path):
+    data = made()
+    for one, text in zip(data['images'], ('01', '1'), strict=True):
+        one['id'] = text
+    for one in data['annotations']:
+        one['image_id'] = {1: '01', 2: '1'}[one['image_id']]
+    assert trained(build(write(tmp_path, data))) == ALL
+
+
 @pytest.mark.parametrize('number', [3, '3', 'x', -1, 10**30])
 def test_a_category_that_is_not_listed_is_named(tmp_path, number):
     data = made()
@@ -554,6 +563,7 @@ def test_segmentations_of_another_shape_are_taken(tmp_path, form):
     ([[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]], '1 x 6 x number, fractions of the image or'),
     ([[n for k in range(0, 8, 2) for n in (*square(4)[k:k + 2], 2)]
       ], '1 x 12 x number, fractions of the image or three numbers a point'),
+    ([[n for k in range(0, 8, 2) for n in (*square(4)[k:k + 2], 255)]], '1 x 12 x number, frac'),
     ('4 8 20 24', '4 x text'),
     ('masks/1.png', 'text'),
     (True, 'true'),
@@ -573,6 +583,7 @@ def test_segmentations_that_can_be_read_in_no_or_several_ways_are_reported(
 
 READINGS = {
     'x, y, visible': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 2)]],
+    'x, y, 255': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 255)]],
     'x, y, confidence': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 0.93)]],
     'fractions': lambda p: [[n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],
     'percents': lambda p: [[100 * n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],

@@ -164,6 +164,7 @@ def test_images_are_those_of_the_file(tmp_path, number, path):
     (dict(img_id=2), 'has no image 2: set ann_file of the evaluator'),
     (dict(img_id=2, img_path='x/b.png'), 'has no image 2, x/b.png: set'),
     (dict(img_path='x/b.png'), 'has the image 1 as a.png, which is not x/b.png: set'),
+    (dict(ori_shape=(32, 16)), 'says that the image 1, a.png, is 16x16, not 16x32: set'),
 ])
 def test_an_evaluator_of_other_images_says_so_at_once(tmp_path, sample, message):
     with pytest.raises(InputError, match=f"instances.json: the evaluator's file {message}"):
@@ -191,7 +192,7 @@ def info(number, **others) -> dict:
 @pytest.mark.parametrize(('classes', 'images', 'message'), [
     (('ant', ), [info(1), info(3)], 'has no image 3, x/3.png'),
     (('ant', ), [info(1, img_path='x/7.png')], 'has the image 1 as 1.png, which is not x/7.png'),
-    (('ant', ), [info(2, height=32)], 'says that x/2.png is 16x16, the data set 16x32'),
+    (('ant', ), [info(2, height=32)], 'says that the image 2, x/2.png, is 16x16, not 16x32: set'),
     (('ant', ), [info(1), info(2), info('1', img_path='y/1.png')
                  ], "x/1.png and y/1.png have one id, 1: evaluate joined data sets"),
     (('Ant', ), [info(1)], r"it has no category \['Ant'\]"),

@@ -620,8 +620,8 @@ class Drawing:
     def add(self, channel, rows, columns, *, logit=2.0, label=0, level=0, cell=(1, 1), inside=20.0):
         """A cell whose mask covers rows and columns (first, end) of the mask features."""
         self.features[0, channel, slice(*rows), slice(*columns)] = inside
-        self.logits[level][0, label, *cell] = logit
-        self.kernels[level][0, channel, *cell] = 1
+        self.logits[level][(0, label, *cell)] = logit
+        self.kernels[level][(0, channel, *cell)] = 1
         return self
 
     def results(self, meta=None, *, rescale=True, **test_cfg):
