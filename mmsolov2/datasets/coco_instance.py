@@ -183,8 +183,8 @@ class CocoInstanceDataset(CocoDataset):
         """Raise InputError from an error if the image is what went wrong."""
         if not os.path.isfile(path):
             raise InputError(
-                f'{clipped(path, LONGEST_PATH)}: there is no such image, but {self.ann_file} lists it; check data_root '
-                'and data_prefix'
+                f'{clipped(path, LONGEST_PATH)}: there is no such image, but {self.ann_file} lists '
+                'it; check data_root and data_prefix'
             ) from error
         if decode_image(Path(path).read_bytes()) is None:
             raise InputError(
