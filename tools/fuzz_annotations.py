@@ -53,7 +53,7 @@ HANGING = 60  # seconds after which a case counts as hanging
 LONGEST_MESSAGE = 2000
 NAMED = re.compile(  # the entry, or what is wrong with the whole
     r'(images|annotations|categories)(\[| is|\')|image |category |two categories|no category |'
-    r'no COCO file|annotations of the classes|none of its|there is no such image'
+    r'no COCO file|annotations of the classes|no annotations|none of its|there is no such image'
 )
 JUNK = (
     None, True, False, 0, 1, -1, 3, 10**30, 1.5, -0.5, 1e308, math.nan, math.inf, -math.inf, '',
