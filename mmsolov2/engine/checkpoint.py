@@ -310,7 +310,7 @@ def _weights_in(checkpoint: Mapping) -> list[Mapping]:
 
 
 def _is_sound(value: Tensor | np.ndarray, name: str) -> bool:
-    """Whether an entry has no NaN and no infinite value but -inf in what is neither weight nor bias.
+    """Whether an entry has no NaN and no infinite value, but for -inf in what may be a mask.
 
     The memory of a tensor is looked at first: an entry may repeat it any number of times.
     """
