@@ -1,4 +1,4 @@
-'''SOLOv2 for the OpenMMLab stack. Importing this package registers everything in it.'''
+"""SOLOv2 for the OpenMMLab stack. Importing this package registers everything in it."""
 
 from mmsolov2 import compat
 

@@ -8,6 +8,7 @@ of a file is called, converted or asked for an attribute before its type is know
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -20,13 +21,18 @@ NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8
 PLAIN = (None, None, None, -1, -1, 0)  # a dtype's subarray, names, fields, size, alignment, flags
 EMPTY = np.dtype('V1')  # of an array that has no values yet; a file cannot name it
 STATISTICS = ('min', 'max', 'mean', 'current')
+LOCK = threading.RLock()  # torch's list, and the count of histories, are those of the whole process
 
 
 def named(path: str) -> Callable:
-    """Give a class or function the name by which a pickle asks for it."""
+    """Give a class or function the name by which a pickle asks for it.
+
+    torch lists what is safe by its ``__qualname__``, before 2.6 by its ``__name__``.
+    """
 
     def rename(target):
         target.__module__, target.__qualname__ = path.rsplit('.', maxsplit=1)
+        target.__name__ = target.__qualname__
         return target
 
     return rename
@@ -81,6 +87,13 @@ class Array(np.ndarray):
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         return np.asarray(self).__reduce_ex__(protocol)
+
+
+def encode(text: str, encoding: str) -> bytes:
+    """The bytes that Python's pickles of the second protocol hold as text."""
+    if (type(text), type(encoding)) != (str, str) or encoding != 'latin1':
+        raise UnpicklingError('_codecs.encode of something other than text in latin1')
+    return text.encode(encoding)
 
 
 def reconstruct(kind: type, shape: tuple, code: bytes) -> Array:
@@ -155,6 +168,7 @@ STAND_INS = [
     Dtype,
     Array,
     History,
+    _alias('_codecs.encode', encode),  # torch lists its own since 2.5, and prefers it
     _alias('builtins.getattr', statistic),
     *(
         _alias(f'{package}.multiarray.{name}', function)
@@ -168,20 +182,23 @@ STAND_INS = [
 def checked_types() -> Iterator[None]:
     """Within it the names of the stand-ins are theirs alone, whatever else was listed for them.
 
+    One thread at a time is within it; the others wait.
+
     Raises:
         UnpicklingError: if there is a HistoryBuffer without a state in the end.
     """
-    listed = torch.serialization.get_safe_globals()
-    names = {_name(each) for each in STAND_INS}
-    others = [each for each in listed if _name(each) not in names]
-    _list_safe(others + STAND_INS)
-    History.unfilled = 0
-    try:
-        yield
-    finally:
-        _list_safe(listed)
-    if History.unfilled:
-        raise UnpicklingError('HistoryBuffer without a state')
+    with LOCK:
+        listed = list(torch.serialization.get_safe_globals())
+        names = {_name(each) for each in STAND_INS}
+        others = [each for each in listed if _name(each) not in names]
+        _list_safe(others + STAND_INS)
+        History.unfilled = 0
+        try:
+            yield
+        finally:
+            _list_safe(listed)
+        if History.unfilled:
+            raise UnpicklingError('HistoryBuffer without a state')
 
 
 def _name(listed) -> str:

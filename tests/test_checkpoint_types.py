@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -533,3 +534,54 @@ def test_only_stand_ins_are_listed():
     listed = torch.serialization.get_safe_globals()
     assert set(STAND_INS) <= set(listed)
     assert not {*OF_NUMPY, getattr} & set(listed)
+
+
+def by_name() -> dict:
+    """What torch 2.4 makes of its list: types and functions under their ``__name__``."""
+    listed = torch.serialization.get_safe_globals()
+    return {f'{each.__module__}.{each.__name__}': each for each in listed}
+
+
+@pytest.mark.parametrize('case', HONEST)
+@pytest.mark.parametrize('encodes', [True, False], ids=['2.5', '2.4'])
+def test_names_of_older_torch(tmp_path, monkeypatch, case, encodes):
+    """Before 2.6 torch knows no ``__qualname__``, before 2.5 it does not list ``encode``."""
+    unpickler = torch._weights_only_unpickler
+    own = {**unpickler._get_allowed_globals()}
+    if not encodes:
+        del own['_codecs.encode']
+    monkeypatch.setattr(unpickler, '_get_allowed_globals', lambda: own)
+    monkeypatch.setattr(unpickler, '_get_user_allowed_globals', by_name)
+    path = tmp_path / 'a.pth'
+    path.write_bytes(zipped(HONEST[case]))
+    assert 'value' in load_from_local(str(path))
+
+
+@pytest.mark.parametrize(
+    'arguments', [(text('a'), text('utf-8')), (raw(1), text('latin1')), (array(), array())],
+    ids=['codec', 'bytes', 'arrays']
+)  # yapf: disable
+def test_older_torch_encodes_text_in_latin1_alone(tmp_path, monkeypatch, arguments):
+    unpickler = torch._weights_only_unpickler
+    own = {**unpickler._get_allowed_globals()}
+    del own['_codecs.encode']
+    monkeypatch.setattr(unpickler, '_get_allowed_globals', lambda: own)
+    path = tmp_path / 'a.pth'
+    path.write_bytes(zipped(call('_codecs.encode', *arguments)))
+    with pytest.raises(InputError, match='_codecs.encode of something other than text in latin1'):
+        load_from_local(str(path))
+
+
+def test_stand_ins_have_one_name():
+    assert [each.__name__ for each in STAND_INS] == [each.__qualname__ for each in STAND_INS]
+
+
+def test_threads_load_at_once(tmp_path):
+    """Each load is whole: torch's list, and the count of histories, belong to one at a time."""
+    path = tmp_path / 'a.pth'
+    path.write_bytes(zipped(many(*[history()] * 300)))
+    listed = torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_from_local(str(path))['value'], range(12)))
+    assert {type(each) for value in loaded for each in value} == {HistoryBuffer}
+    assert set(torch.serialization.get_safe_globals()) == set(listed)

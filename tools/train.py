@@ -6,7 +6,7 @@ import torch
 
 from mmsolov2.engine.checkpoint import latest_checkpoint
 from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
-from mmsolov2.engine.resume import require_resumable, require_same_training
+from mmsolov2.engine.resume import require_same_training
 from mmsolov2.engine.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
 
@@ -49,11 +49,8 @@ def apply_options(config, args: argparse.Namespace) -> None:
             )
         config.auto_scale_lr.enable = True
     if args.resume:
-        if args.resume == 'auto':
-            checkpoint = latest_checkpoint(config.work_dir)
-        else:
-            checkpoint = args.resume
-            require_resumable(checkpoint)
+        is_auto = args.resume == 'auto'
+        checkpoint = latest_checkpoint(config.work_dir) if is_auto else args.resume
         if checkpoint is None:
             print(f'--resume: {config.work_dir} has no checkpoint yet: training starts anew')
         else:

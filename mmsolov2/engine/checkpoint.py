@@ -1,12 +1,13 @@
 """Reading checkpoints: safely, and with errors that say what is wrong with the file."""
 
+import math
 import os
 import pickle
 import re
 import struct
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,8 +32,11 @@ FOREIGN = (  # what only other SOLOv2 code calls its parts
 )
 ZIP_MAGIC = b'PK\x03\x04'
 TORCH_MAGICS = (ZIP_MAGIC, b'\x80\x02\x8a\nl\xfc\x9c')  # torch's zip and its older format
+ZIP_END, ZIP64_END, ZIP64_LOCATOR = b'PK\x05\x06', b'PK\x06\x06', b'PK\x06\x07'
+ZIP64_SIZE = struct.pack('<Q', 44)  # of a record for 64 bits, without more behind it
 MAX_INFLATION = 20  # torch.save does not compress, and trained weights hardly shrink
 DAMAGED = 'the checkpoint is truncated or damaged: take an earlier one or download it again'
+LEARNED = ('weight', 'bias', 'running_mean', 'running_var')  # what is never -inf, as a mask may be
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -77,10 +81,18 @@ def load_from_local(filename: str, map_location=None) -> dict:
 
 
 def _load(filename: str, map_location):
-    """What torch's safe loader makes of a file that does not grow when it is read."""
+    """What torch's safe loader makes of a file that does not grow when it is read.
+
+    The sizes are asked of zipfile, and torch reads with other code: both must see the same records.
+    """
     if _start(filename).startswith(ZIP_MAGIC):
         with zipfile.ZipFile(filename) as file:
             sizes = [(record.file_size, record.compress_size) for record in file.infolist()]
+        if not _has_one_directory(filename):
+            raise InputError(
+                'its list of records is not where its end says, right before it, and it is not '
+                'read: torch.save writes nothing between; take the file as it was saved'
+            )
         sizes.append((sum(full
                           for full, _ in sizes), os.path.getsize(filename)))  # they may overlap
         full, packed = max(sizes, key=lambda size: size[0] / (size[1] + 2**16))
@@ -91,6 +103,25 @@ def _load(filename: str, map_location):
             )
     with checked_types(), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(filename, map_location=map_location, weights_only=True)
+
+
+def _has_one_directory(filename: str) -> bool:
+    """Whether the list of a zip file's records lies where its end says, and ends where that begins.
+
+    Of the end record the list's size and start and no comment are taken; of the two records before
+    it, in files as torch writes them, the same in 64 bits.
+    """
+    place = os.path.getsize(filename) - 22
+    with open(filename, 'rb') as file:
+        file.seek(max(place - 76, 0))
+        tail = file.read().rjust(98, b'\0')
+    mark, size, start, comment = struct.unpack('<4s8xIIH', tail[76:])
+    if tail[56:].startswith(ZIP64_LOCATOR):
+        place -= 76
+        if struct.unpack('<Q', tail[64:72])[0] != place or tail[:12] != ZIP64_END + ZIP64_SIZE:
+            return False
+        size, start = struct.unpack('<QQ', tail[40:56])
+    return (mark, comment, start + size) == (ZIP_END, 0, place)
 
 
 def _start(filename: str) -> bytes:
@@ -262,10 +293,13 @@ def _is_damaged(filename: str, error: Exception | None = None) -> bool:
 
 
 def _not_finite(checkpoint: Mapping) -> list[str]:
-    """The names of the weights, and statistics of BatchNorm, that hold NaN or infinite values."""
+    """The names of the entries that hold NaN or infinite values which no model has.
+
+    A buffer may hold -inf, as a mask of attention does: nothing but its name tells it from weights.
+    """
     return [
         str(name) for part in _weights_in(checkpoint) for name, value in part.items()
-        if isinstance(value, Tensor | np.ndarray) and not _is_finite(value)
+        if isinstance(value, Tensor | np.ndarray) and not _is_sound(value, str(name))
     ]
 
 
@@ -275,19 +309,26 @@ def _weights_in(checkpoint: Mapping) -> list[Mapping]:
     return [part for part in inside if isinstance(part, Mapping)] or [checkpoint]
 
 
-def _is_finite(value: Tensor | np.ndarray) -> bool:
-    """Whether an entry has no NaN and no infinite value.
+def _is_sound(value: Tensor | np.ndarray, name: str) -> bool:
+    """Whether an entry has no NaN and no infinite value, but for -inf in what may be a mask.
 
     The memory of a tensor is looked at first: an entry may repeat it any number of times.
     """
+    may_mask = not name.endswith(LEARNED)
     if isinstance(value, np.ndarray):
-        return value.dtype.kind not in 'fc' or bool(np.isfinite(value).all())
+        return value.dtype.kind not in 'fc' or _is_finite(value, np.isfinite, may_mask)
     if value.dtype not in FLOATS or not is_plain(value) or value.is_meta:
         return True
     memory = value.detach().new_empty(0).set_(value.untyped_storage())
-    if memory.isfinite().all():
+    if _is_finite(memory, torch.isfinite, may_mask):
         return True
-    return value.numel() <= memory.numel() and bool(value.isfinite().all())
+    return value.numel() <= memory.numel() and _is_finite(value, torch.isfinite, may_mask)
+
+
+def _is_finite(values: Tensor | np.ndarray, isfinite: Callable, may_mask: bool) -> bool:
+    """Whether all values are finite, or else -inf where they may mask."""
+    finite = isfinite(values)
+    return bool(finite.all() or (may_mask and (finite | (values == -math.inf)).all()))
 
 
 def is_plain(value) -> bool:

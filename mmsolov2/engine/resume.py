@@ -1,5 +1,6 @@
 """Whether a training can go on from a checkpoint, asked before its first iteration."""
 
+import os
 import textwrap
 from collections.abc import Mapping
 
@@ -12,24 +13,20 @@ from mmsolov2.errors import InputError
 WEIGHTS_ALONE = 'it holds weights alone, no training to go on with'
 
 
-def require_resumable(filename: str) -> None:
-    """Raise InputError unless a checkpoint holds the progress of a training, not weights alone."""
-    checkpoint = CheckpointLoader.load_checkpoint(filename, 'cpu', logger='silent')
-    if not _has(checkpoint.get('meta'), int, 'epoch', 'iter'):
-        raise _start_anew(filename, WEIGHTS_ALONE)
-
-
 def require_same_training(runner: Runner) -> None:
     """Check the checkpoint that a runner is about to resume, if any, against what it has built.
+
+    Of a runner of another kind than mmengine's usual one, which may resume a folder, only a file is
+    checked, for whether it holds a training.
 
     Raises:
         InputError: if it holds no training, or one of other classes, of another model or of another
             optimizer.
     """
-    if not isinstance(runner, Runner) or not runner.cfg.get('resume'):
+    if not runner.cfg.get('resume'):
         return
     filename = runner.cfg.get('load_from') or find_latest_checkpoint(runner.work_dir)
-    if filename is None:
+    if filename is None or (not isinstance(runner, Runner) and os.path.isdir(filename)):
         return
     checkpoint = CheckpointLoader.load_checkpoint(filename, 'cpu', logger='silent')
     try:
@@ -50,8 +47,11 @@ def _start_anew(filename: str, reason: str) -> InputError:
 def _hinders_resuming(runner: Runner, checkpoint: Mapping) -> str | None:
     """Why a runner cannot go on with the training in a checkpoint, or None if it can."""
     meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
-    parts = ('log_scalars', 'runtime_info', 'resumed_keys')
-    if not (_has(meta, int, 'epoch', 'iter') and _has(hub, dict, *parts)):
+    if not _has(meta, int, 'epoch', 'iter'):
+        return WEIGHTS_ALONE
+    if not isinstance(runner, Runner):
+        return None
+    if not _has(hub, dict, 'log_scalars', 'runtime_info', 'resumed_keys'):
         return WEIGHTS_ALONE
     theirs = _classes(meta.get('dataset_meta'))
     ours = _classes(getattr(runner.train_dataloader.dataset, 'metainfo', None))

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import zipfile
@@ -193,6 +194,86 @@ def test_records_that_share_their_bytes_are_not_read(tmp_path, monkeypatch):
     assert 'bytes that become 104857600 when they are read' in message(path)
 
 
+def with_two_directories(content: bytes) -> bytes:
+    """A file whose list of records is there twice: zipfile reads the second, torch the first.
+
+    The end says where the first begins; the second, which calls a compressed record stored, lies
+    between that and the end.
+    """
+    start, end = content.index(b'PK\x01\x02'), content.rindex(b'PK\x05\x06')
+    listed = bytearray(content[start:end])
+    place = listed.index(b'a/zeros') - 46
+    listed[place + 10:place + 12] = bytes(2)  # the method
+    listed[place + 24:place + 28] = listed[place + 20:place + 24]  # the size
+    return content[:end] + bytes(listed) + content[end:]
+
+
+def zip_of_zeros() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a/zeros', bytes(2**22))
+    return file.getvalue()
+
+
+def with_another_end(content: bytes) -> bytes:
+    """A file of torch with two lists, each before a record of its own for 64 bits.
+
+    zipfile takes the second, which is right before the locator; the locator points at the first.
+    """
+    start, record = content.index(b'PK\x01\x02'), content.rindex(b'PK\x06\x06')
+    second = content[start:record + 48] + struct.pack('<Q', record + 56)
+    return content[:record + 56] + second + content[record + 56:]
+
+
+def plain_zip(content: bytes) -> bytes:
+    """The same without the records for 64 bits."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, 'w') as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+def with_a_prefix(content: bytes) -> bytes:
+    """A file with bytes before the list of its records."""
+    place = content.index(b'PK\x01\x02')
+    return content[:place] + b'PK\x03\x04' + bytes(60) + content[place:]
+
+
+def with_a_longer_record(content: bytes) -> bytes:
+    place = content.rindex(b'PK\x06\x06')
+    return content[:place + 4] + b'\x2d' + content[place + 5:]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda content: with_two_directories(zip_of_zeros()),
+        with_another_end,
+        with_a_prefix,
+        with_a_longer_record,
+        lambda content: with_a_prefix(plain_zip(content)),
+        lambda content: content[:-2] + b'\x04\x00more',
+    ],
+    ids=['two', 'another end', 'prefix', 'longer', 'prefix of a plain zip', 'comment'],
+)
+def test_a_list_of_records_in_another_place_is_not_read(tmp_path, monkeypatch, change):
+    """zipfile and torch could see other records in it, and sizes were checked with one of them."""
+    path = tmp_path / 'a.pth'
+    path.write_bytes(change(saved(path, STATE).read_bytes()))
+    monkeypatch.setattr(torch, 'load', None)
+    assert 'list of records is not where its end says' in message(path)
+
+
+def test_zip_files_with_and_without_64_bits_load(tmp_path):
+    path = saved(tmp_path / 'a.pth', STATE)
+    assert b'PK\x06\x06' in path.read_bytes()
+    load_from_local(str(path))
+    path.write_bytes(plain_zip(path.read_bytes()))
+    assert b'PK\x06\x06' not in path.read_bytes()
+    load_from_local(str(path))
+
+
 def test_compressed_weights_load(tmp_path):
     path = deflated(tmp_path / 'a.pth', STATE)
     assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.))
@@ -301,6 +382,32 @@ def test_weights_that_repeat_a_value_for_ever_are_looked_at_once(tmp_path):
     """A thousand bytes that name a tensor of a million billion values."""
     endless = torch.as_strided(torch.ones(4), (2**25, 2**25), (0, 0))
     load_from_local(str(saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=endless)))))
+
+
+MASK = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, -math.inf)
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [MASK, MASK.half(), MASK.bfloat16(), MASK[:1].expand(9, 3),
+     MASK.numpy()]
+)
+def test_masks_of_minus_infinity_load(tmp_path, mask):
+    content = dict(state_dict={'weight': torch.ones(3), 'attn.mask': mask})
+    loaded = load_from_local(str(saved(tmp_path / 'a.pth', content)))['state_dict']['attn.mask']
+    assert loaded.tolist() == mask.tolist()
+
+
+@pytest.mark.parametrize(('name', 'value'), [('attn.mask', math.nan), ('attn.mask', math.inf),
+                                             ('attn.weight', 0), ('attn.bias', 0),
+                                             ('bn.running_mean', 0), ('bn.running_var', 0)])
+@pytest.mark.parametrize('kind', [torch.Tensor, np.ndarray])
+def test_other_infinities_do_not(tmp_path, name, value, kind):
+    entry = MASK.clone()
+    entry[0, 0] = value
+    content = dict(state_dict={name: entry if kind is torch.Tensor else entry.numpy()})
+    said = message(saved(tmp_path / 'a.pth', content))
+    assert f'1 of its entries hold NaN or infinite values, {name} first' in said
 
 
 # Files that are

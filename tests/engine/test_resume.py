@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -185,6 +185,36 @@ def changed(saved: Path, folder: Path, change) -> Path:
 def test_weights_alone(tmp_path, saved, change):
     file = changed(saved, tmp_path, change)
     assert 'it holds weights alone, no training to go on with' in refusal(tmp_path, file)
+
+
+@pytest.mark.parametrize('content', [{}, dict(meta=dict(dataset_meta={})), dict(meta=None)])
+@pytest.mark.parametrize('kind', [Runner, FlexibleRunner])
+def test_files_of_weights_alone(tmp_path, content, kind):
+    """Also before a runner of another kind, which has built nothing that could be compared."""
+    file = tmp_path / 'a.pth'
+    torch.save(content, file)
+    runner = runner_of(tmp_path, resume=str(file)) if kind is Runner else flexible(tmp_path, file)
+    with pytest.raises(InputError, match=r'a\.pth: it holds weights alone, .*load_from=/.*a\.pth$'):
+        require_same_training(runner)
+
+
+def flexible(folder: Path, resume: Path) -> FlexibleRunner:
+    return FlexibleRunner(
+        model=Toy(3, 4),
+        work_dir=str(folder),
+        experiment_name=folder.name,
+        default_scope='mmdet',
+        log_level='ERROR',
+        cfg=dict(resume=True, load_from=str(resume)),
+    )
+
+
+def test_runners_of_another_kind_go_on(tmp_path, saved):
+    """From a training, or a folder, as that of DeepSpeed."""
+    require_same_training(flexible(tmp_path, saved))
+    require_same_training(flexible(tmp_path, tmp_path))
+    with pytest.raises(InputError, match='there is no such checkpoint'):
+        require_same_training(flexible(tmp_path, tmp_path / 'none.pth'))
 
 
 @pytest.mark.parametrize(('change', 'said'), [

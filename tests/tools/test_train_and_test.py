@@ -118,6 +118,20 @@ def test_resuming_with_another_class_is_one_line(
     assert len(losses(run_python(*command, '--cfg-options', *options).stdout)) == 4
 
 
+def test_resuming_weights_alone_is_one_line(trained, tiny_config, run_python, tmp_path):
+    content = torch.load(trained[1] / 'epoch_3.pth', weights_only=True)
+    file = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=content['state_dict']), file)
+    command = ['tools/train.py', tiny_config, '--work-dir', tmp_path / 'work', '--resume', file]
+    result = run_python(*command, check=False)
+    assert result.returncode == 2 and 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f'error: {file}: it holds weights alone, no training to go on with: leave --resume out, '
+        f'and start from the weights with --cfg-options load_from={file}'
+    )
+    assert not losses(result.stdout + result.stderr)
+
+
 def test_weights_that_are_not_finite_are_one_line(trained, tiny_config, run_python, tmp_path):
     content = torch.load(trained[1] / 'epoch_3.pth', weights_only=True)
     content['state_dict']['neck.fpn_convs.0.conv.bias'][0] = float('nan')
