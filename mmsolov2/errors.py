@@ -1,6 +1,8 @@
 """Errors that a user can mend, and how the tools show them."""
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +19,8 @@ class MissingOpError(ImportError):
 def exit_with_message(config: str) -> Iterator[None]:
     """Turn an error that the user can mend into one line on stderr and exit status 2.
 
-    ``config`` is the config at work; the message names it where an operator is missing.
+    ``config`` is the config at work; the message names it where an operator is missing. If
+    ``MMSOLOV2_TRACEBACK=1`` is set, the whole traceback comes before the line.
     """
     try:
         yield
@@ -28,6 +31,8 @@ def exit_with_message(config: str) -> Iterator[None]:
 
 
 def _say(message: str) -> int:
+    if os.environ.get('MMSOLOV2_TRACEBACK') == '1':
+        traceback.print_exc()
     print(f'error: {message}', file=sys.stderr)
     return 2
 

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, Hook, RuntimeInfoHook
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -17,6 +17,8 @@ from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
 from mmsolov2.engine.checkpoint import latest_checkpoint, unwrap_model
 from mmsolov2.errors import InputError
 from mmsolov2.registry import HOOKS
+
+RUNNING = ('running_mean', 'running_var')  # what BatchNorm and its kin gather
 
 
 @HOOKS.register_module()
@@ -61,7 +63,9 @@ class ClassCheckHook(Hook):
         model = unwrap_model(runner.model)
         parts = model.roi_head if hasattr(model, 'roi_head') else model
         head = getattr(parts, 'bbox_head' if parts is not model else 'mask_head', None)
-        check_classes(runner.cfg.filename, getattr(head, 'num_classes', None), dataset)
+        check_classes(
+            runner.cfg.filename or 'training', getattr(head, 'num_classes', None), dataset
+        )
         check_order(self.classes, dataset)
         for metric in evaluator.metrics if evaluator is not None else ():
             check_metric(metric, dataset)
@@ -165,7 +169,8 @@ class FiniteHook(Hook):
     anything is saved. Gradients that overflow in mixed precision are left to its loss scaling.
 
     Raises:
-        InputError: if the loss, a parameter or a buffer is not finite, also of an averaged model.
+        InputError: if the loss, a parameter or a running mean or variance is not finite, also of
+            an averaged model.
     """
 
     priority = 'LOW'  # before CheckpointHook, after those that change weights, as EMAHook
@@ -176,8 +181,7 @@ class FiniteHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Look at the loss, which mmengine has just fetched from the device for its log."""
-        every = (outputs or {}).items()
-        losses = {name: torch.as_tensor(value).item() for name, value in every if 'loss' in name}
+        losses = losses_of(runner, outputs or {})
         if self.found is None and not all(map(math.isfinite, losses.values())):
             values = ', '.join(f'{name}: {value:.6g}' for name, value in losses.items())
             self.found = f'the loss is not finite in iteration {runner.iter + 1} ({values})'
@@ -208,7 +212,7 @@ class FiniteHook(Hook):
         all_reduce(found, op='max')
         if found:
             raise InputError(
-                f'{runner.cfg.filename}: training has diverged: '
+                f'{runner.cfg.filename or "training"}: training has diverged: '
                 f"{self.found or 'another process has found a value that is not finite'}. Lower "
                 'the learning rate, warm up for longer, clip gradients '
                 '(optim_wrapper.clip_grad=dict(max_norm=35)), or check the data; the last '
@@ -224,11 +228,25 @@ def saves_iteration(runner) -> bool:
     )
 
 
+def losses_of(runner, outputs: Mapping) -> dict[str, float]:
+    """The losses of an iteration, without waiting for the device where mmengine has done so."""
+    has_log = any(isinstance(hook, RuntimeInfoHook) for hook in runner.hooks)
+    log = runner.message_hub.log_scalars if has_log else {}
+    return {
+        name:
+        log[f'train/{name}'].current() if f'train/{name}' in log else torch.as_tensor(value).item()
+        for name, value in outputs.items() if 'loss' in name
+    }
+
+
 def not_finite(model: nn.Module) -> list[str]:
-    """The names of parameters and buffers of a model with values that are NaN or infinite."""
+    """The names of a model's parameters, running means and variances that are NaN or infinite.
+
+    Other buffers may be so by design, as a mask of attention.
+    """
+    running = (item for item in model.named_buffers() if item[0].endswith(RUNNING))
     return [
-        name for name, value in model.state_dict().items()
-        if isinstance(value, Tensor) and not value.isfinite().all()
+        name for name, value in (*model.named_parameters(), *running) if not value.isfinite().all()
     ]
 
 

@@ -10,6 +10,7 @@ from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.optim import ConstantParamScheduler, LinearParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
@@ -77,6 +78,15 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
     trigger_visualization_hook(config, args)
 
 
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error is of memory, disk, GPU or other processes, and not of a setting."""
+    kinds = (MemoryError, OSError, torch.cuda.OutOfMemoryError, torch.distributed.DistError)
+    words = ('DefaultCPUAllocator', 'CUDA error', 'gloo')  # of torch's plain RuntimeErrors
+    return isinstance(
+        error, kinds
+    ) or (type(error) is RuntimeError and any(word in str(error) for word in words))
+
+
 class CheckedRunner(Runner):
     """mmengine's runner, which names the config for what is wrong before the first iteration."""
 
@@ -85,16 +95,23 @@ class CheckedRunner(Runner):
     def train(self) -> nn.Module:
         """Train: the model.
 
+        Errors of the machine stay what they are, with their traceback.
+
         Raises:
             InputError: if a setting fails before the first data are loaded.
         """
         try:
             return super().train()
-        except Exception:
-            if self.begun:
+        except Exception as error:
+            if self.begun or is_of_the_machine(error):
                 raise
-            with blamed_on(self.cfg.filename):
+            with blamed_on(self._name):
                 raise
+
+    @property
+    def _name(self) -> str:
+        """What messages call this training: its config's file, if it has one."""
+        return self.cfg.filename or 'training'
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Let the hooks do what is due, and note when training begins."""
@@ -111,7 +128,7 @@ class CheckedRunner(Runner):
         interval = getattr(loop, 'val_interval', 1)
         if self._val_loop is not None and not (isinstance(interval, int) and interval >= 1):
             raise InputError(
-                f'{self.cfg.filename}: train_cfg.val_interval must be a whole number of at least '
+                f'{self._name}: train_cfg.val_interval must be a whole number of at least '
                 f'1, not {interval!r}; to train without validation, set val_cfg, val_dataloader '
                 'and val_evaluator to None'
             )
@@ -121,11 +138,12 @@ class CheckedRunner(Runner):
         """Build schedulers, and warn of a warm-up that the training ends in."""
         schedulers = super().build_param_scheduler(scheduler)
         every = sum(schedulers.values(), []) if isinstance(schedulers, dict) else schedulers
+        warming = (ConstantParamScheduler, LinearParamScheduler)
         for each in every:
             unit, last = ('epoch', self.max_epochs) if each.by_epoch else ('iter', self.max_iters)
-            if isinstance(each, (ConstantParamScheduler, LinearParamScheduler)) and each.end > last:
+            if isinstance(each, warming) and last < each.end != INF:  # INF: no end is set
                 self.logger.warning(
-                    f'{self.cfg.filename}: {type(each).__name__} changes the {each.param_name} up '
+                    f'{self._name}: {type(each).__name__} changes the {each.param_name} up '
                     f'to {unit} {each.end}, but this training ends with {unit} {last}: lower its '
                     'end in param_scheduler, or train for longer'
                 )
@@ -150,7 +168,7 @@ def build_runner(config: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=config.get('find_unused_parameters', False),
             )
-    with blamed_on(config.filename):
+    with blamed_on(config.filename or 'training'):
         return RUNNERS.build(config) if 'runner_type' in config else CheckedRunner.from_cfg(config)
 
 
@@ -164,7 +182,7 @@ def build_loops(runner: Runner, *names: str) -> None:
     """
     dataset_of(runner.cfg, names[0])
     for name in names:
-        with blamed_on(runner.cfg.filename):
+        with blamed_on(runner.cfg.filename or 'training'):
             getattr(runner, f'{name}_loop')
             if name == 'train' and isinstance(runner, Runner):  # others build it on their own
                 runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

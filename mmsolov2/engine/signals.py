@@ -7,6 +7,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 NAMES = ('SIGHUP', 'SIGINT', 'SIGTERM')
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -22,8 +24,9 @@ def stop_on_signals(*, within: float | None = None) -> None:
 
     It ends as by Ctrl-C, what is being done first; ``within`` seconds, if given, also when it is
     busy in a library. A second signal changes nothing. Signals that are ignored stay so, as SIGHUP
-    under nohup. Forked processes, as the workers of a data loader, leave signals to this one, and
-    on Linux end with it, also when it is killed: alone they can wait for ever to hand over a batch.
+    under nohup. Forked processes, as the workers of a data loader, leave signals to this one; on
+    Linux those that the main thread forks end with it, also when it is killed: alone they can wait
+    for ever to hand over a batch.
     """
     if within is not None:
         heard, told = socket.socketpair()
@@ -34,7 +37,12 @@ def stop_on_signals(*, within: float | None = None) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     if hasattr(os, 'register_at_fork'):  # not on Windows, where nothing is forked
-        os.register_at_fork(after_in_child=_follow_parent)
+        prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
+        forking = threading.local()
+        os.register_at_fork(
+            before=partial(_note_parent, forking),
+            after_in_child=partial(_follow_parent, forking, prctl),
+        )
 
 
 def _stop(number: int, frame) -> None:
@@ -60,10 +68,18 @@ def _exit_late(heard: socket.socket, told: socket.socket, seconds: float) -> Non
     os._exit(128 + number)
 
 
-def _follow_parent() -> None:
+def _note_parent(forking: threading.local) -> None:
+    """Keep the process that forks, if the thread that does lives as long as it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    forking.parent = os.getpid() if in_main else None
+
+
+def _follow_parent(forking: threading.local, prctl: Callable | None) -> None:
     signal.set_wakeup_fd(-1)  # it is the parent's
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's word
-    if sys.platform == 'linux':  # the kernel kills it when the parent ends
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if prctl is not None and forking.parent is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # by the kernel, when the thread that forked ends
+        if os.getppid() != forking.parent:  # it has ended already
+            os._exit(128 + signal.SIGKILL)

@@ -120,6 +120,12 @@ def test_message(tmp_path):
     assert 'num_classes=3' in text and 'metainfo=dict(classes=' in text
 
 
+def test_message_without_a_config_file(tmp_path):
+    training = runner(tmp_path, Toy(2), train=Data(*THREE))
+    training.cfg = Config({})
+    assert message(training.train).startswith("training: the head's num_classes is 2")
+
+
 def test_training_stops_before_the_first_iteration(tmp_path):
     model = Toy(3)
     message(runner(tmp_path, model, train=Data(*TWO)).train)
@@ -330,7 +336,8 @@ class Diverging(Toy):
 
     def __init__(self, what: str, value: float, iteration: int) -> None:
         super().__init__()
-        self.register_buffer('mean', torch.zeros(1))
+        self.register_buffer('running_mean', torch.zeros(1))
+        self.register_buffer('attention_mask', torch.zeros(1))
         self.what, self.value, self.left = what, value, iteration
 
     def train_step(self, data, optim_wrapper) -> dict:
@@ -356,7 +363,7 @@ def diverging(tmp_path, *arguments, **settings) -> Runner:
         train_dataloader=loader(data),
         optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
         custom_hooks=[dict(type='mmsolov2.FiniteHook'), *settings.pop('hooks', [])],
-        default_hooks=dict(checkpoint=saving),
+        default_hooks=dict(checkpoint=saving, **settings.pop('quiet', {})),
         default_scope='mmdet',
         experiment_name=tmp_path.name,
         log_level='ERROR',
@@ -379,12 +386,14 @@ def kept(folder: Path) -> dict[str, float]:
     (('weight', float('nan'), 10), 'is not finite in iteration 11 (loss: nan)'),
     (('weight', float('inf'), 10), 'is not finite in iteration 11 (loss: inf)'),
     (('weight', float('nan'), 12), '1 weights are not finite, weight first'),
-    (('mean', float('inf'), 10), '1 weights are not finite, mean first'),
+    (('running_mean', float('inf'), 10), '1 weights are not finite, running_mean first'),
     (('loss', float('nan'), 10), 'is not finite in iteration 10 (loss: '),
 ])
 def test_a_diverged_training_keeps_its_checkpoint(tmp_path, arguments, said):
     text = message(diverging(tmp_path, *arguments).train)
-    assert 'training has diverged: ' in text and said in text and '\n' not in text
+    assert text.startswith(
+        'training: training has diverged: '
+    ) and said in text and '\n' not in text
     assert text.endswith(f'the last checkpoint before: {tmp_path}/epoch_2.pth')
     assert kept(tmp_path) == {'epoch_2.pth': pytest.approx(0.2)}
     assert latest_checkpoint(str(tmp_path)) == f'{tmp_path}/epoch_2.pth'
@@ -396,7 +405,7 @@ def test_all_entries_of_the_loss_are_named(tmp_path):
     assert text.endswith('the last checkpoint before: none') and not kept(tmp_path)
 
 
-@pytest.mark.parametrize('what', ['weight', 'mean'])
+@pytest.mark.parametrize('what', ['weight', 'running_mean'])
 def test_checkpoints_that_count_iterations(tmp_path, what):
     text = message(
         diverging(
@@ -415,14 +424,14 @@ def test_checkpoints_that_count_iterations(tmp_path, what):
 def test_the_last_iteration_is_not_saved_either(tmp_path):
     settings = dict(saving=dict(by_epoch=False, interval=5), train_cfg=dict(max_iters=7))
     settings['train_cfg']['by_epoch'] = False
-    message(diverging(tmp_path, 'mean', float('nan'), 6, **settings).train)
+    message(diverging(tmp_path, 'running_mean', float('nan'), 6, **settings).train)
     assert list(kept(tmp_path)) == ['iter_5.pth']
 
 
 def test_the_best_checkpoint_is_checked(tmp_path):
     running = diverging(
         tmp_path,
-        'mean',
+        'running_mean',
         float('nan'),
         6,
         saving=dict(by_epoch=False, interval=100, save_best='acc'),
@@ -431,7 +440,7 @@ def test_the_best_checkpoint_is_checked(tmp_path):
         val_cfg={},
         val_evaluator=Evaluator(Score()),
     )
-    assert 'mean first' in message(running.train)
+    assert 'running_mean first' in message(running.train)
     assert list(kept(tmp_path)) == ['best_acc_iter_4.pth']
 
 
@@ -455,6 +464,44 @@ class Break(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         (averaging, ) = (hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
         averaging.ema_model.module.weight.data.fill_(float('nan'))
+
+
+@pytest.mark.parametrize('value', [float('-inf'), float('nan')])
+def test_other_buffers_need_not_be_finite(tmp_path, value):
+    diverging(tmp_path, 'attention_mask', value, 3, hooks=[dict(type='EMAHook')]).train()
+    assert list(kept(tmp_path)) == ['epoch_5.pth']
+
+
+class Move(Hook):
+    """Takes the loss where it cannot be fetched, after mmengine has done so."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        outputs['loss'] = outputs['loss'].to('meta')
+
+
+def test_the_loss_is_not_fetched_again(tmp_path):
+    diverging(tmp_path, 'loss', 1.0, 0, hooks=[dict(type=Move)]).train()
+    text = message(diverging(tmp_path, 'weight', float('nan'), 10, hooks=[dict(type=Move)]).train)
+    assert 'is not finite in iteration 11 (loss: nan)' in text
+
+
+class Resumed(Hook):
+    """Fills the log as a checkpoint does."""
+
+    def before_train(self, runner) -> None:
+        runner.message_hub.update_scalar('train/loss', 1.0)
+
+
+def test_the_loss_where_mmengine_does_not_log_it(tmp_path):
+    running = diverging(
+        tmp_path,
+        'weight',
+        float('nan'),
+        10,
+        hooks=[dict(type=Resumed)],
+        quiet=dict(runtime_info=None, logger=None)
+    )
+    assert 'is not finite in iteration 11 (loss: nan)' in message(running.train)
 
 
 @pytest.mark.parametrize('loss', [1.0, -3e38])

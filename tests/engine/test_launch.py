@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmsolov2.engine.config import open_config
 from mmsolov2.engine.launch import add_common_options, build_loops, build_runner, read_config
-from mmsolov2.errors import InputError
+from mmsolov2.errors import InputError, exit_with_message
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "model = dict(type='Toy', depth=1)\n"
@@ -259,6 +259,7 @@ def test_a_wrong_setting_found_late_names_the_config(tiny_config, tmp_path, opti
         ('type="LinearMomentum",by_epoch=False,end=13', 'the momentum up to iter 13, but'),
         ('type="LinearLR",by_epoch=False,end=12', None),
         ('type="LinearLR"', None),
+        ('type="LinearLR",end=1000000000', None),
         ('type="CosineAnnealingLR",T_max=5,end=5', None),
     ]
 )  # yapf: disable
@@ -313,6 +314,54 @@ def test_a_failure_while_training_keeps_its_traceback(tiny_config, tmp_path):
     args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         build_runner(read_config(args)).train()
+
+
+@pytest.mark.parametrize(
+    'error', [
+        torch.cuda.OutOfMemoryError('CUDA out of memory'),
+        MemoryError(),
+        OSError(28, 'No space left on device'),
+        torch.distributed.DistNetworkError('The client socket has timed out'),
+        RuntimeError('[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: none'),
+    ]
+)  # yapf: disable
+def test_what_the_machine_lacks_keeps_its_traceback(tiny_config, tmp_path, monkeypatch, error):
+
+    def fail(*arguments, **settings):
+        raise error
+
+    runner = build_runner(read_config(parse(str(tiny_config), '--work-dir', str(tmp_path))))
+    monkeypatch.setattr(runner, 'load_or_resume', fail)
+    with pytest.raises(type(error)) as caught:
+        runner.train()
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(('value', 'shown'), [('1', True), ('0', False), (None, False)])
+def test_the_traceback_behind_a_line(tmp_path, monkeypatch, capsys, value, shown):
+    monkeypatch.delenv('MMSOLOV2_TRACEBACK', raising=False)
+    if value is not None:
+        monkeypatch.setenv('MMSOLOV2_TRACEBACK', value)
+    path = write(tmp_path, 'model = dict(depth=len(5))')
+    with pytest.raises(SystemExit) as caught, exit_with_message(path):
+        open_config(path)
+    assert caught.value.code == 2
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'error: {path}: this config cannot be read: TypeError: ')
+    assert ("TypeError: object of type 'int' has no len()" in before) == shown
+    assert bool(before) == shown
+
+
+def test_a_training_without_a_config_file(tiny_config, tmp_path):
+    config = read_config(parse(str(tiny_config), '--work-dir', str(tmp_path)))
+    settings = config.to_dict()
+    settings['train_cfg']['val_interval'] = 0
+    runner = build_runner(Config(settings))
+    with pytest.raises(InputError, match=r'^training: train_cfg\.val_interval must be'):
+        runner.train()
+    settings['custom_hooks'] = [dict(type='Nope')]
+    with pytest.raises(InputError, match='^training: '):
+        build_runner(Config(settings))
 
 
 def test_training_without_masks_is_refused(tiny_config, tmp_path):

@@ -174,17 +174,63 @@ os.kill(os.getpid(), signal.SIGHUP)
 print('ready', flush=True)
 signal.pause()
 """
+FORKS_IN_A_THREAD = """
+tool['stop_on_signals']()
+import threading, time
+begun, begins = os.pipe()
+heard, told = os.pipe()
+def fork():
+    if os.fork() == 0:
+        os.write(begins, b'.')
+        os.read(heard, 1)
+        os._exit(7)
+    os.read(begun, 1)
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+while len(os.listdir('/proc/self/task')) > 1:
+    time.sleep(0.01)
+os.write(told, b'.')
+print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+print('ready', flush=True)
+signal.pause()
+"""
+LATE = """
+import time
+parent = os.getpid()
+def wait_for_its_end():
+    while os.getppid() == parent:
+        time.sleep(0.01)
+os.register_at_fork(after_in_child=wait_for_its_end)
+tool['stop_on_signals']()
+os.fork()
+print('ready', flush=True)
+signal.pause()
+"""
 
 
 @pytest.mark.parametrize(('text', 'lines'), [
     (STUCK, ['ready', 'ready']),
     (SAVES, ['ready', 'stopped by SIGTERM', 'saved 143']),
     (NOHUP, ['ready', 'stopped by SIGTERM']),
+    (FORKS_IN_A_THREAD, ['7', 'ready', 'stopped by SIGTERM']),
 ],
-                         ids=['stuck in a library', 'saves what it has', 'ignores SIGHUP'])
+                         ids=[
+                             'stuck in a library', 'saves what it has', 'ignores SIGHUP',
+                             'forks in a thread that ends'
+                         ])
 def test_a_program(tmp_path, text, lines):
     log = tmp_path / 'log'
     process = start([sys.executable, '-c', BEGIN + text], log)
     wait_for('\n'.join(line for line in lines if line == 'ready'), log, process)
     assert send(signal.SIGTERM, process) == 143
     assert log.read_text().splitlines() == lines
+
+
+def test_a_process_that_is_killed_while_it_forks(tmp_path):
+    """The kernel has nobody to tell any more when the forked one asks it."""
+    log = tmp_path / 'log'
+    process = start([sys.executable, '-c', BEGIN + LATE], log)
+    wait_for('ready', log, process)
+    assert send(signal.SIGKILL, process) == -9
+    assert log.read_text().splitlines() == ['ready']
