@@ -109,9 +109,10 @@ def test_nothing_is_left_and_one_line_is_said(
     assert len(left({process.pid})) == 3
     assert send(number, process, to_all=to_all) == status
     said = log.read_text()
-    assert 'Traceback' not in said or number == signal.SIGKILL
     if number != signal.SIGKILL:
-        assert said.splitlines()[-1] == f'stopped by {number.name}'
+        assert f'stopped by {number.name}' in said.splitlines()
+        # a worker may be handing over a batch to the process that has just ended
+        assert 'Traceback' not in said or 'resource_sharer' in said, said[-3000:]
 
 
 def test_nothing_is_left_of_two_processes_of_torchrun(tiny_config, tmp_path, free_port):
