@@ -15,6 +15,18 @@ from mmsolov2.models.mask_results import encode_rle
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 
 
+def square() -> dict:
+    """The perfect prediction of SQUARE."""
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, 2:12, 2:12] = True
+    return dict(
+        bboxes=torch.tensor([[2., 2., 12., 12.]]),
+        scores=torch.ones(1),
+        labels=torch.zeros(1, dtype=torch.long),
+        masks=encode_rle(mask),
+    )
+
+
 def evaluate(tmp_path, annotations, metric=('bbox', 'segm'), sample=(), **options):
     """Figures of a perfect prediction of SQUARE in one 16x16 image."""
     content = dict(
@@ -26,15 +38,7 @@ def evaluate(tmp_path, annotations, metric=('bbox', 'segm'), sample=(), **option
     file.write_text(json.dumps(content))
     evaluator = CocoInstanceMetric(ann_file=str(file), metric=metric, **options)
     evaluator.dataset_meta = dict(classes=('ant', ))
-    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
-    mask[:, 2:12, 2:12] = True
-    found = dict(
-        bboxes=torch.tensor([[2., 2., 12., 12.]]),
-        scores=torch.ones(1),
-        labels=torch.zeros(1, dtype=torch.long),
-        masks=encode_rle(mask)
-    )
-    predicted = dict(pred_instances=found, img_id=1, ori_shape=(16, 16))
+    predicted = dict(pred_instances=square(), img_id=1, ori_shape=(16, 16))
     evaluator.process({}, [{**predicted, **dict(sample)}])
     return evaluator.evaluate(1)
 
@@ -217,13 +221,5 @@ def test_a_part_of_the_files_images_is_compared_alone(tmp_path, caplog):
     annotations = [annotation(1), {**annotation(2), 'image_id': 2}]
     metric = file_of(tmp_path, annotations, images=2)
     metric.dataset_meta = dict(classes=('ant', 'bee'))
-    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
-    mask[:, 2:12, 2:12] = True
-    found = dict(
-        bboxes=torch.tensor([[2., 2., 12., 12.]]),
-        scores=torch.ones(1),
-        labels=torch.zeros(1, dtype=torch.long),
-        masks=mask,
-    )
-    metric.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(16, 16))])
+    metric.process({}, [dict(pred_instances=square(), img_id=1, ori_shape=(16, 16))])
     assert metric.evaluate(1)['coco/segm_mAP'] == 1
