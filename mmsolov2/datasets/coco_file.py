@@ -209,11 +209,11 @@ class CheckedCOCO(COCO):
         for index, entry in enumerate(self._entries(key)):
             number = self._identity(entry, f'{key}[{index}]', 'id')
             if number in found:
+                own, both = clipped(repr(entry['id'])), (found[number], entry)
                 raise InputError(
-                    f'{self.file}: {key}[{index}] has the id {entry["id"]!r} of another one '
-                    f'({clipped(_title(found[number]))} and {clipped(_title(entry))})'
-                    f'{self._first_of(key, number)}: '
-                    'give each its own, and correct the annotations'
+                    f'{self.file}: {key}[{index}] has the id {own} of another one '
+                    f'({" and ".join(clipped(_title(each)) for each in both)})'
+                    f'{self._first_of(key, number)}: give each its own, and correct the annotations'
                 )
             found[number] = entry
         if len({type(entry['id']) for entry in found.values()}) > 1:  # COCO's code sorts them
@@ -267,7 +267,8 @@ class CheckedCOCO(COCO):
             if name in names:
                 raise InputError(
                     f'{self.file}: two categories have the name {clipped(name)!r}, with the ids '
-                    f'{names[name]} and {category["id"]}: give each its own, or make them one'
+                    f'{clipped(names[name])} and {clipped(category["id"])}: give each its own, or '
+                    'make them one'
                 )
             names[name] = category['id']
         return categories
@@ -380,8 +381,8 @@ class CheckedCOCO(COCO):
             own = size if known and min(size) > 0 and math.prod(size) < MOST_PIXELS else own
         if size is not None and size != own or None in own:
             raise InputError(
-                f'{self.file}: image {image["id"]} has height and width {own}, but an annotation '
-                f'with RLE of size {size} ({entry.name}): make them again'
+                f'{self.file}: image {clipped(image["id"])} has height and width {own}, but an '
+                f'annotation with RLE of size {clipped(size)} ({entry.name}): make them again'
             )
         rle['size'] = own
 
@@ -398,8 +399,8 @@ class CheckedCOCO(COCO):
                 rle['counts'] = without_empty_runs(runs)
             return
         raise InputError(
-            f'{self.file}: {entry.name}, image {entry.image["id"]}, has RLE with {what}: make it '
-            'again from the mask'
+            f'{self.file}: {entry.name}, image {clipped(entry.image["id"])}, has RLE with {what}: '
+            'make it again from the mask'
         )
 
     def _is_usable(self, entry: Entry) -> bool:
@@ -447,7 +448,8 @@ class CheckedCOCO(COCO):
         annotation = entry.annotation
         bbox = annotation.get('bbox')
         if bbox is None:
-            raise self._fault(entry.image, f'image {entry.image["id"]}', 'height', NEEDED_IN_IMAGES)
+            name = f'image {clipped(entry.image["id"])}'
+            raise self._fault(entry.image, name, 'height', NEEDED_IN_IMAGES)
         if not has_place(bbox):
             self.left_out.add('without a mask and a box', entry)
             return False

@@ -157,12 +157,14 @@ class CocoInstanceDataset(CocoDataset):
         self.epoch_seed.take()
         try:
             sample = super().prepare_data(idx)
+            if not self.test_mode and isinstance(sample, dict):
+                self._check_masks(sample)
+        except InputError as error:  # of the image or of a step, which know no annotation file
+            raise InputError(f'{error} (listed in {self.ann_file})') from error
         except Exception as error:
             if (self.backend_args or {}).get('backend', 'local') == 'local':
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
-        if not self.test_mode and isinstance(sample, dict):
-            self._check_masks(sample)
         return sample
 
     def _check_masks(self, sample: dict) -> None:
@@ -174,7 +176,7 @@ class CocoInstanceDataset(CocoDataset):
         size = tuple(image.shape[-2:])
         if (masks.height, masks.width) != size:
             raise InputError(
-                f'{truth.get("img_path", self.ann_file)}: the pipeline made an '
+                f'{truth.get("img_path", "an image")}: the pipeline made an '
                 f'image of {size[0]}x{size[1]}, but masks of {masks.height}x{masks.width}: one of '
                 'its steps does not move masks with the image'
             )

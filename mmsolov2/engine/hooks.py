@@ -36,6 +36,7 @@ class ClassCheckHook(Hook):
     """
 
     classes: Sequence[str] = ()  # of the model, as far as they are known
+    checked: Dataset | None = None  # the validation data, once for all epochs
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Take note of the classes that the weights were trained for."""
@@ -52,8 +53,11 @@ class ClassCheckHook(Hook):
             self.before_val(runner)
 
     def before_val(self, runner) -> None:
-        """Check the validation data."""
-        self._check(runner, runner.val_dataloader.dataset, runner.val_evaluator)
+        """Check the validation data, unless it is done."""
+        dataset = runner.val_dataloader.dataset
+        if dataset is not self.checked:
+            self._check(runner, dataset, runner.val_evaluator)
+            self.checked = dataset
 
     def before_test(self, runner) -> None:
         """Check the test data."""

@@ -747,6 +747,17 @@ def test_a_step_that_changes_the_image_and_not_its_masks(tmp_path):
     assert len(build(file, pipeline=late, test_mode=True)[0]['data_samples'].gt_instances) == 2
 
 
+def test_what_a_step_refuses_names_the_annotation_file_too(tmp_path):
+    data = made()
+    data['images'][1].update(width=63)
+    file = write(tmp_path, data)
+    pipeline = [PIPELINE[0], dict(type='mmsolov2.MatchAnnotatedSize'), *PIPELINE[1:]]
+    dataset = build(file, pipeline=pipeline)
+    assert len(dataset[0]['data_samples'].gt_instances) == 2
+    with pytest.raises(InputError, match=f'2.png: .* annotations say 63x48: .*listed in {file}'):
+        dataset[1]
+
+
 # Files
 
 

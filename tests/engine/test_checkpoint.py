@@ -373,15 +373,16 @@ def test_weights_that_are_not_finite_are_found_in_every_wrapper(tmp_path, wrap):
     ]
 )
 def test_other_values_pass(tmp_path, fine):
-    load_from_local(
-        str(saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=fine), loss=math.nan)))
-    )
+    file = saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=fine), loss=math.nan))
+    loaded = load_from_local(str(file))['state_dict']['weight']
+    assert loaded.shape == fine.shape and loaded.dtype == fine.dtype
 
 
 def test_weights_that_repeat_a_value_for_ever_are_looked_at_once(tmp_path):
     """A thousand bytes that name a tensor of a million billion values."""
     endless = torch.as_strided(torch.ones(4), (2**25, 2**25), (0, 0))
-    load_from_local(str(saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=endless)))))
+    file = saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=endless)))
+    assert load_from_local(str(file))['state_dict']['weight'].shape == endless.shape
 
 
 MASK = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, -math.inf)

@@ -73,7 +73,15 @@ def loader(dataset: Dataset) -> dict:
 
 
 def runner(
-    tmp_path, model: Toy, *, train=None, val=None, test=None, metric=Silent, **options
+    tmp_path,
+    model: Toy,
+    *,
+    train=None,
+    val=None,
+    test=None,
+    metric=Silent,
+    epochs=1,
+    **options
 ) -> Runner:
     """A runner with the check, for the datasets that are given."""
     file = tmp_path / 'my_config.py'
@@ -82,7 +90,7 @@ def runner(
     if train is not None:
         settings.update(
             train_dataloader=loader(train),
-            train_cfg=dict(by_epoch=True, max_epochs=1),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
         )
     for name, dataset in dict(val=val, test=test).items():
@@ -148,6 +156,20 @@ def test_validation_data_are_checked_before_training(tmp_path):
 def test_validation(tmp_path):
     assert 'has 3 classes' in message(runner(tmp_path, Toy(2), val=Data(*THREE)).val)
     runner(tmp_path, Toy(3), val=Data(*THREE)).val()
+
+
+def test_validation_data_are_checked_once(tmp_path):
+    """Where the evaluator has another file, every image of the data is looked up in it."""
+    asked = []
+
+    class Asked(Figures):
+
+        def check_data(self, classes, images) -> None:
+            asked.append(len(list(images)))
+
+    training = runner(tmp_path, Toy(2), train=Data(*TWO), val=Data(*TWO), metric=Asked, epochs=3)
+    training.train()
+    assert asked == [1]
 
 
 def test_testing(tmp_path):
