@@ -16,7 +16,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 
-from mmsolov2 import compat
+from mmsolov2.compat import stack as compat
 from mmsolov2.errors import MissingOpError
 
 ROOT = Path(__file__).parents[1]

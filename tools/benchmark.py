@@ -54,10 +54,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsolov2.apis.inference import choose_device
-from mmsolov2.engine.config import OptionsAction
-from mmsolov2.engine.launch import require_folder
+from mmsolov2.cli.config import OptionsAction
+from mmsolov2.device import available_memory
 from mmsolov2.errors import exit_with_message
-from mmsolov2.models.device import available_memory
+from mmsolov2.fileio import require_folder
 from mmsolov2.registry import TASK_UTILS
 
 OUT = 'work_dirs/benchmark/cpu'  # a folder for each machine: its name is in those of plots

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmsolov2.apis.convert import convert, report, to_checkpoint
-from mmsolov2.engine import AtomicLocalBackend
-from mmsolov2.engine.checkpoint import TORCH_MAGICS
+from mmsolov2.compat.checkpoint_loaders import TORCH_MAGICS
+from mmsolov2.converters.convert import convert, report, to_checkpoint
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.fileio import AtomicLocalBackend
 
 
 def check_paths(source: str, out: Path, *, force: bool) -> None:

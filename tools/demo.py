@@ -13,10 +13,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsolov2.engine.checkpoint import latest_checkpoint
-from mmsolov2.engine.launch import require_folder
-from mmsolov2.engine.signals import stop_on_signals
+from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.fileio import latest_checkpoint, require_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')

@@ -39,10 +39,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmsolov2.engine.launch import require_folder
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.evaluation import CocoInstanceMetric
-from mmsolov2.models.mask_results import encode_rle, tight_boxes
+from mmsolov2.fileio import require_folder
+from mmsolov2.models.decode.results import encode_rle, tight_boxes
 from mmsolov2.registry import DATASETS
 
 HEIGHT, WIDTH = 40, 56

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsolov2.engine.config import CONFIG_FOLDERS, blamed_on, dataset_of, find_config, open_config
+from mmsolov2.cli.config import CONFIG_FOLDERS, blamed_on, dataset_of, find_config, open_config
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.registry import MODELS
 

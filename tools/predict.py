@@ -46,10 +46,10 @@ from mmsolov2.apis import (
     read_image,
     to_coco,
 )
-from mmsolov2.engine import AtomicLocalBackend
-from mmsolov2.engine.config import add_cfg_options
-from mmsolov2.engine.signals import stop_on_signals
+from mmsolov2.cli.config import add_cfg_options
+from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.fileio import AtomicLocalBackend
 
 INTERRUPTED = 130  # exit status, as of a shell
 LONGEST_NAME = 255 - len('.unfinished')  # bytes that file systems take, with what a backend adds

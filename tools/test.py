@@ -3,18 +3,18 @@
 import argparse
 from pathlib import Path
 
-from mmsolov2.engine.checkpoint import read_matching, unwrap_model
-from mmsolov2.engine.launch import (
+from mmsolov2.cli.launch import (
     add_common_options,
     build_loops,
     build_runner,
     paint_results,
     read_config,
-    require_folder,
 )
-from mmsolov2.engine.signals import stop_on_signals
+from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
+from mmsolov2.fileio import require_folder
+from mmsolov2.models.state_dicts import read_matching, unwrap_model
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,8 +7,8 @@ from mmsolov2.apis.inference import (
     read_image,
     to_coco,
 )
-from mmsolov2.apis.overlay import draw_overlay
-from mmsolov2.engine.config import find_config
+from mmsolov2.cli.config import find_config
+from mmsolov2.visualization.overlay import draw_overlay
 
 __all__ = [
     'coco_categories',

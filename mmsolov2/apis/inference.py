@@ -22,11 +22,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmsolov2.cli.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.datasets.image_files import decode_image
-from mmsolov2.engine.checkpoint import read_matching
-from mmsolov2.engine.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.errors import InputError
-from mmsolov2.models.mask_results import encode_rle, tight_boxes
+from mmsolov2.models.decode.results import encode_rle, tight_boxes
+from mmsolov2.models.state_dicts import read_matching
 from mmsolov2.registry import DATASETS, MODELS
 
 FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack some of them

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
-from mmsolov2.engine.checkpoint import latest_checkpoint, unwrap_model
 from mmsolov2.errors import InputError
+from mmsolov2.fileio import latest_checkpoint
+from mmsolov2.models.state_dicts import unwrap_model
 from mmsolov2.registry import HOOKS
 
 RUNNING = ('running_mean', 'running_var')  # what BatchNorm and its kin gather

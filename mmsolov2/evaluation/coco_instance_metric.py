@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmsolov2.datasets.coco_file import CheckedCOCO, by_number, find, identity
 from mmsolov2.errors import InputError
-from mmsolov2.models.mask_results import encode_rle
+from mmsolov2.models.decode.results import encode_rle
 from mmsolov2.registry import METRICS
 
 BACKENDS = ('pycocotools', 'faster')

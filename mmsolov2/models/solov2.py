@@ -8,11 +8,11 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from mmsolov2.engine.checkpoint import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.errors import InputError
 from mmsolov2.models.data_samples import check_count, check_ground_truth
-from mmsolov2.models.mask_upsampling import MASK_STRIDE
+from mmsolov2.models.decode.paste_masks import MASK_STRIDE
 from mmsolov2.models.solov2_head import MaskFeatures, input_size
+from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.registry import MODELS
 
 

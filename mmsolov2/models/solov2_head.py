@@ -14,16 +14,16 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmsolov2.device import sent
 from mmsolov2.errors import InputError
-from mmsolov2.models.candidates import Candidates, MaskLogits, find_candidates
 from mmsolov2.models.coordinates import append_coordinates, coordinates
-from mmsolov2.models.device import sent
+from mmsolov2.models.decode.candidates import Candidates, MaskLogits, find_candidates
+from mmsolov2.models.decode.paste_masks import MASK_STRIDE
+from mmsolov2.models.decode.results import MASK_FORMATS, to_results
 from mmsolov2.models.dynamic_conv import with_balanced_taps
-from mmsolov2.models.grid_assigner import positives
-from mmsolov2.models.mask_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
-from mmsolov2.models.mask_results import MASK_FORMATS, to_results
-from mmsolov2.models.mask_upsampling import MASK_STRIDE
 from mmsolov2.models.pyramid import resize, to_head_strides
+from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
+from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import MODELS, TASK_UTILS
 
 GROUP_NORM = dict(type='GN', num_groups=32)

@@ -26,10 +26,10 @@ from mmsolov2.apis import (
     read_image,
     to_coco,
 )
-from mmsolov2.apis.overlay import draw_labels, instance_color
 from mmsolov2.errors import InputError
-from mmsolov2.models.mask_results import tight_boxes
+from mmsolov2.models.decode.results import tight_boxes
 from mmsolov2.registry import MODELS
+from mmsolov2.visualization.overlay import draw_labels, instance_color
 
 CONFIG = Path(__file__).parents[2] / 'configs/solov2/solov2-light_r18_fpn_ms-3x_coco.py'
 TINY = {

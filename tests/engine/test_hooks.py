@@ -17,8 +17,9 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmsolov2.engine import ClassCheckHook, NMSTimeHook, latest_checkpoint
+from mmsolov2.engine import ClassCheckHook, NMSTimeHook
 from mmsolov2.errors import InputError
+from mmsolov2.fileio import latest_checkpoint
 
 
 class Toy(BaseModel):

@@ -13,7 +13,6 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmsolov2.errors import InputError
-from mmsolov2.models.grid_assigner import positives, quarter_masks
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2_head import (
     SOLOv2Head,
@@ -22,6 +21,7 @@ from mmsolov2.models.solov2_head import (
     keep_symmetric_peaks,
     padded_masks,
 )
+from mmsolov2.models.targets.grid_assigner import positives, quarter_masks
 from mmsolov2.registry import TASK_UTILS
 
 GRIDS = (10, 8, 6, 4, 3)

@@ -11,7 +11,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import InstanceData
 
-from mmsolov2.engine.checkpoint import mismatches
+from mmsolov2.models.state_dicts import mismatches
 
 
 def assert_close(ours, theirs, tolerance=1e-5):

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from mmsolov2.apis import find_config
-from mmsolov2.apis.overlay import instance_color
+from mmsolov2.visualization.overlay import instance_color
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 CONFIG = 'solov2-light_r18_fpn_shapes'

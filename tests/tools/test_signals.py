@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SIGNALS = ROOT / 'mmsolov2' / 'engine' / 'signals.py'
+SIGNALS = ROOT / 'mmsolov2' / 'cli' / 'signals.py'
 WORKERS = (  # batches without end, and more of them than a pipe holds
     'num_workers=2', 'persistent_workers=True', 'sampler.type=InfiniteSampler'
 )

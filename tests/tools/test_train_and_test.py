@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsolov2.engine import latest_checkpoint
+from mmsolov2.fileio import latest_checkpoint
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']

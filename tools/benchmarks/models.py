@@ -13,7 +13,7 @@ from benchmarks.inputs import Pictures, pad_to
 from mmengine.config import Config
 from torch import nn
 
-from mmsolov2.engine.config import find_config, open_config
+from mmsolov2.cli.config import find_config, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 

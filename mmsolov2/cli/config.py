@@ -1,0 +1,127 @@
+"""Finding and reading configs, and what is said of those that are wrong."""
+
+import argparse
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmsolov2.cli.options import OptionsAction
+from mmsolov2.errors import InputError, MissingOpError
+
+PACKAGE = Path(__file__).parents[1]
+CONFIG_FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')  # wheel, checkout
+
+
+@contextmanager
+def blamed_on(path: str | Path) -> Iterator[None]:
+    """Make whatever goes wrong an InputError of a config: while it is read, or its parts built.
+
+    The registries, and the classes they call, raise errors of all types for a wrong setting.
+    """
+    try:
+        yield
+    except (InputError, MissingOpError):
+        raise
+    except Exception as error:
+        raise InputError(f'{path}: {_in_one_line(error)}') from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says; if it is not one of this package's own, its type and place too."""
+    text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
+    text = ' '.join(str(text).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename)
+    if type(error) is ValueError and last.is_relative_to(PACKAGE):
+        return text
+    place = ([frame for frame in frames if _is_of_a_part(frame.filename)] or frames)[-1]
+    return f'{type(error).__name__}: {text} (at {place.line}, {place.filename}:{place.lineno})'
+
+
+def _is_of_a_part(filename: str) -> bool:
+    """Whether code is of a model, a data set or the like, of this package or of a user's own."""
+    path = Path(filename)
+    if path.is_relative_to(PACKAGE):
+        return path.parent.name not in ('apis', 'cli', 'tools')
+    libraries = (
+        sysconfig.get_path(name) for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')
+    )
+    return not any(path.is_relative_to(folder)
+                   for folder in libraries) and (path.parent != PACKAGE.parent / 'tools')
+
+
+def find_config(name: str | Path) -> Path:
+    """The path of a config: a file, or the name of one that mmsolov2 ships.
+
+    ``solov2/solov2_r50_fpn_1x_coco.py``, without the folder or ``.py``, or after ``mmsolov2::``.
+
+    Raises:
+        InputError: if there is neither, or several shipped configs have that name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    root = next(filter(Path.is_dir, CONFIG_FOLDERS), CONFIG_FOLDERS[0])
+    shipped = [path.relative_to(root) for path in root.glob('[!_]*/*.py')]
+    wanted = str(name).removeprefix('mmsolov2::').removesuffix('.py')
+    matches = [path for path in shipped if wanted in (path.stem, path.with_suffix('').as_posix())]
+    if len(matches) == 1:
+        return root / matches[0]
+    names = ', '.join(sorted(path.with_suffix('').as_posix() for path in matches or shipped))
+    raise InputError(f'{name}: there is no such config file, nor one config of this name: {names}')
+
+
+def open_config(name: str | Path, options: Mapping | None = None) -> Config:
+    """The config of a file or of a shipped name, with the options of ``--cfg-options`` set.
+
+    Raises:
+        InputError: if there is none, it cannot be read, it has no place for an option, or is no
+            detector's config.
+    """
+    path = find_config(name)
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:  # reading a config runs it
+        raise InputError(f'{path}: this config cannot be read: {_in_one_line(error)}') from error
+    if not isinstance(config.get('model'), dict):
+        raise InputError(f'{path}: this config has no model; pass a leaf, not a file of _base_')
+    try:
+        config.merge_from_dict(dict(options or {}))
+    except Exception as error:
+        raise InputError(f'{path}: --cfg-options {options} do not fit: {error}') from error
+    return config
+
+
+def plain_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The configs of the datasets in wrappers that repeat, balance or join them, or the one."""
+    inside = dataset.get('datasets') or ([dataset.dataset] if 'dataset' in dataset else [])
+    for part in inside:
+        yield from plain_datasets(part)
+    if not inside:
+        yield dataset
+
+
+def dataset_of(config: Config, split: str) -> ConfigDict:
+    """The config of the dataset of a split: train, val or test.
+
+    Raises:
+        InputError: if the config has none.
+    """
+    loader = config.get(f'{split}_dataloader')
+    if not loader:
+        raise InputError(f'{config.filename}: this config has no {split}_dataloader')
+    return loader.dataset
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b, '
+        'dicts as key="dict(a=1)"',
+    )

@@ -1,0 +1,217 @@
+"""The mask loss in strips against mmdet's DiceLoss of all logits at once."""
+
+import pytest
+import torch
+from mmdet.models.losses import DiceLoss, FocalLoss
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmsolov2.models.targets import dice_loss as mask_loss
+from mmsolov2.models.targets.dice_loss import (
+    DiceSums,
+    MaskTargets,
+    dice_losses,
+    has_dice_sums,
+    in_chunks,
+)
+
+SIZE = (9, 14)
+LOSS = DiceLoss(loss_weight=3.0, eps=0.01)
+
+
+@pytest.fixture(params=[1, 100, 10**9], ids=['rows', 'strips', 'whole'])
+def strip(request, monkeypatch):
+    """Strips of one row, of some that do not divide the height, and no strips."""
+    monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', request.param)
+
+
+def case(counts=((3, 5), (2, 4)), channels=6, size=SIZE, dtype=torch.float32):
+    """Features, kernels and targets of images with (instances, positives)."""
+    features = torch.randn(len(counts), channels, *size, dtype=dtype)
+    positives = sum(p for _, p in counts)
+    kernels = torch.randn(positives, channels, dtype=dtype)
+    targets = [
+        MaskTargets(torch.rand(n, *size) < 0.3,
+                    torch.arange(p) % max(n, 1)) for n, p in counts
+    ]
+    return features.requires_grad_(), kernels.requires_grad_(), targets
+
+
+def losses_at_once(features, kernels, targets, loss):
+    """By the loss itself, of all logits of each image."""
+    chosen = kernels.split([len(instance) for _, instance in targets])
+    images = zip(features, chosen, targets, strict=True)
+    return torch.cat([
+        loss(
+            torch.einsum('pe,ehw->phw', weights, image).float(),
+            masks[instance],
+            reduction_override='none'
+        ) for image, weights, (masks, instance) in images
+    ])
+
+
+def with_gradients(losses, features, kernels, *arguments):
+    """Losses, and the gradients of their weighted sum."""
+    found = losses(features, kernels, *arguments)
+    weights = torch.linspace(1, 2, len(found))
+    return found, *torch.autograd.grad((found * weights).sum(), (features, kernels))
+
+
+COUNTS = {
+    'two images': ((3, 5), (2, 4)),
+    'more positives than instances': ((2, 9), ),
+    'nobody beside somebody': ((0, 0), (2, 4)),
+    'instances without positives': ((3, 0), (2, 4)),
+    'one': ((1, 1), ),
+}
+
+
+@pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
+def test_equals_the_loss_of_all_logits(strip, counts):
+    arguments = (*case(counts), LOSS)
+    found = with_gradients(dice_losses, *arguments)
+    expected = with_gradients(losses_at_once, *arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert found[1].any() and found[2].any()
+
+
+def test_gradients_equal_differences(strip):
+    features, kernels, targets = case(((2, 3), (1, 1)), channels=2, size=(3, 4), dtype=torch.double)
+    assert torch.autograd.gradcheck(lambda *x: DiceSums.apply(*x, targets), (features, kernels))
+
+
+def test_sums_by_hand():
+    """Logits 0 have probability 1/2, at each of 4 pixels, of which 3 and 1 are the targets."""
+    masks = torch.tensor([[[True, True], [True, False]], [[False, False], [False, True]]])
+    targets = [MaskTargets(masks, torch.tensor([1, 0, 1]))]
+    sums = DiceSums.apply(torch.ones(1, 5, 2, 2), torch.zeros(3, 5), targets)
+    assert sums.tolist() == [[0.5, 1.5, 0.5], [1, 1, 1]]
+
+
+def test_an_empty_batch_has_losses_and_zero_gradients():
+    losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0))), LOSS)
+    assert losses.shape == (0, )
+    assert not any(gradient.any() for gradient in gradients)
+    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6)]
+
+
+LAYOUTS = {
+    'channels last': lambda x: x.contiguous(memory_format=torch.channels_last),
+    'part of a larger map': lambda x: torch.nn.functional.pad(x, (0, 3, 0, 2))[..., :9, :14],
+    'transposed': lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_features_of_any_layout(strip, layout):
+    features, kernels, targets = case()
+    expected = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    features = layout(features.detach()).requires_grad_()
+    assert not features.is_contiguous()
+    found = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
+    """The products are bfloat16's, to the bit; sums and the gradients' sums are float32's."""
+    arguments = (*case(channels=32), LOSS)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = with_gradients(dice_losses, *arguments)
+        expected = with_gradients(losses_at_once, *arguments)
+    exact = dice_losses(*arguments)
+    assert [each.dtype for each in found] == [torch.float32] * 3
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert (found[0] - exact).abs().max() > 1e-4
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.005 * theirs.abs().max())
+
+
+def test_after_autocast_backward_computes_the_same_logits():
+    features, kernels, targets = case(channels=32)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = dice_losses(features, kernels, targets, LOSS)
+    gradients = torch.autograd.grad(losses.sum(), (features, kernels))
+    halves = [tensor.detach().bfloat16().requires_grad_() for tensor in (features, kernels)]
+    expected = torch.autograd.grad(dice_losses(*halves, targets, LOSS).sum(), halves)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert torch.equal(ours, theirs.float())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_has_gradients_of_its_own_type(dtype):
+    features, kernels, targets = case(dtype=dtype)
+    losses, *gradients = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    assert losses.dtype == torch.float32
+    assert [gradient.dtype for gradient in gradients] == [dtype] * 2
+
+
+def test_nothing_waits_for_the_device():
+    """Neither forward nor backward reads a value: they run on tensors that have none."""
+    with FakeTensorMode():
+        losses, *gradients = with_gradients(dice_losses, *case(), LOSS)
+    assert losses.shape == (9, )
+    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (9, 6)]
+
+
+class Largest(TorchDispatchMode):
+    """The largest result of any operation, in elements."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_nothing_is_as_large_as_all_logits(monkeypatch):
+    """Only features and their gradient are as large as that."""
+    monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', 2000)
+    features, kernels, targets = case(((3, 80), ), channels=4, size=(20, 25))
+    with Largest() as largest:
+        with_gradients(dice_losses, features, kernels, targets, LOSS)
+    assert largest.elements == features.numel() == 2000 < 80 * 20 * 25 / 10
+
+
+class OwnDice(DiceLoss):
+    """A loss that may do anything."""
+
+
+def test_which_losses_are_sums():
+    assert has_dice_sums(DiceLoss(loss_weight=2.0, eps=1.0))
+    assert not has_dice_sums(DiceLoss(naive_dice=True))
+    assert not has_dice_sums(DiceLoss(activate=False))
+    assert not has_dice_sums(DiceLoss(use_sigmoid=False))
+    assert not has_dice_sums(OwnDice())
+    assert not has_dice_sums(FocalLoss())
+
+
+@pytest.mark.parametrize('logits', [1, 300, 10**9], ids=['one by one', 'chunks', 'at once'])
+def test_chunks_change_nothing(monkeypatch, logits):
+    monkeypatch.setattr(mask_loss, 'LAUNCHED_LOGITS', logits)
+    features, kernels, ((masks, instance), ) = case(((3, 7), ))
+    calls = []
+
+    def losses(kernels, instance):
+        calls.append(len(instance))
+        maps = torch.einsum('pe,ehw->phw', kernels, features[0])
+        return LOSS(maps, masks[instance], reduction_override='none')
+
+    found = with_gradients(
+        lambda _, kernels: in_chunks(losses, 9 * 14, kernels, instance), features, kernels
+    )
+    chunks = {1: [1] * 7, 300: [2, 2, 2, 1], 10**9: [7]}[logits]
+    assert calls[:len(chunks)] == chunks and sorted(calls) == sorted(2 * chunks)
+    expected = with_gradients(lambda _, kernels: losses(kernels, instance), features, kernels)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_of_nothing():
+    _, kernels, _ = case(((3, 0), ))
+    losses = in_chunks(lambda kernels: kernels.sum(1), 0 + 1, kernels)
+    assert losses.shape == (0, ) and losses.requires_grad
