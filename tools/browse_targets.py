@@ -30,10 +30,9 @@ from mmsolov2.engine.hooks import check_classes
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.fileio import require_folder
 from mmsolov2.models.data_samples import check_ground_truth
-from mmsolov2.models.decode.results import tight_boxes
-from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
+from mmsolov2.structures.masks import padded_masks, tight_boxes
 from mmsolov2.visualization.overlay import draw_labels, instance_color, outline, tint
 
 PANEL = 640  # pixels of the longer side of a level's picture

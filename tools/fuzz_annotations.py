@@ -42,8 +42,8 @@ from pycocotools import mask as coco_mask
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.fileio import require_folder
-from mmsolov2.models.decode.results import encode_rle, tight_boxes
 from mmsolov2.registry import DATASETS
+from mmsolov2.structures.masks import encode_rle, tight_boxes
 
 HEIGHT, WIDTH = 40, 56
 CLASSES = ('ant', 'bee', 'cat')

@@ -31,8 +31,8 @@ from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.fileio import latest_checkpoint, require_folder
-from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
+from mmsolov2.structures.masks import padded_masks
 
 BASE = 'solov2_r50_fpn_ms-3x_coco'
 PAPER = {  # mask AP, AP50, AP75 on COCO val2017: SOLOv2, table 3 a to d

@@ -25,9 +25,9 @@ from torch import nn
 from mmsolov2.cli.config import blamed_on, dataset_of, open_config, plain_datasets
 from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.errors import InputError
-from mmsolov2.models.decode.results import encode_rle, tight_boxes
 from mmsolov2.models.state_dicts import read_matching
 from mmsolov2.registry import DATASETS, MODELS
+from mmsolov2.structures.masks import encode_rle, tight_boxes
 
 FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack some of them
     ('.avif', ), ('.bmp', '.dib'), ('.exr', ), ('.gif', ), ('.hdr', '.pic'),

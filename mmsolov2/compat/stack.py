@@ -139,7 +139,7 @@ def take_rle() -> None:
     from mmdet.apis import det_inferencer
     from mmdet.visualization import DetLocalVisualizer
 
-    from mmsolov2.visualization.rle import with_bitmaps
+    from mmsolov2.structures.masks import with_bitmaps
 
     draw, to_dict = DetLocalVisualizer._draw_instances, det_inferencer.DetInferencer.pred2dict
     encode = det_inferencer.encode_mask_results

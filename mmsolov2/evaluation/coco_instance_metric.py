@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmsolov2.datasets.coco_file import CheckedCOCO, by_number, find, identity
 from mmsolov2.errors import InputError
-from mmsolov2.models.decode.results import encode_rle
 from mmsolov2.registry import METRICS
+from mmsolov2.structures.masks import encode_rle
 
 BACKENDS = ('pycocotools', 'faster')
 STATS = (  # what COCOeval.stats are called here, whatever the numbers of proposals are

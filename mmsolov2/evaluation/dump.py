@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from mmengine.evaluator import DumpResults
 
-from mmsolov2.models.decode.results import encode_rle
+from mmsolov2.structures.masks import encode_rle
 
 
 class DumpInstances(DumpResults):

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -14,17 +13,15 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmsolov2.device import sent
-from mmsolov2.errors import InputError
 from mmsolov2.models.coordinates import append_coordinates, coordinates
 from mmsolov2.models.decode.candidates import Candidates, MaskLogits, find_candidates
-from mmsolov2.models.decode.paste_masks import MASK_STRIDE
 from mmsolov2.models.decode.results import MASK_FORMATS, to_results
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import MODELS, TASK_UTILS
+from mmsolov2.structures.masks import MASK_STRIDE, padded_masks
 
 GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
@@ -78,29 +75,6 @@ def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]
     if isinstance(mask_features, Tensor):
         return mask_features
     return list(zip(*mask_features, strict=True))
-
-
-def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
-    """Instance masks, mmdet's or a tensor, padded at the right and below: (n, *size) bool.
-
-    Without a copy where there is nothing to pad or to convert: never to be written to.
-
-    Raises:
-        InputError: if they are larger than ``size``.
-    """
-    if not isinstance(masks, Tensor):
-        bitmaps = np.ascontiguousarray(masks.to_ndarray())
-        if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
-            bitmaps = bitmaps != 0
-        masks = torch.from_numpy(bitmaps.view(bool))
-    masks = sent(masks.bool(), device)
-    padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
-    if min(padding) < 0:
-        raise InputError(
-            f'masks of {tuple(masks.shape[-2:])} do not fit into images of {tuple(size)}: every '
-            'step that resizes or crops images must do it to their masks'
-        )
-    return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
 
 
 def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -27,8 +27,8 @@ from mmsolov2.apis import (
     to_coco,
 )
 from mmsolov2.errors import InputError
-from mmsolov2.models.decode.results import tight_boxes
 from mmsolov2.registry import MODELS
+from mmsolov2.structures.masks import tight_boxes
 from mmsolov2.visualization.overlay import draw_labels, instance_color
 
 CONFIG = Path(__file__).parents[2] / 'configs/solov2/solov2-light_r18_fpn_ms-3x_coco.py'

@@ -20,7 +20,7 @@ from mmsolov2.datasets.coco_file import CheckedCOCO
 from mmsolov2.datasets.segmentation import each_runs, without_empty_runs
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
-from mmsolov2.models.decode.results import encode_rle
+from mmsolov2.structures.masks import encode_rle
 
 CLASSES = ('left', 'right')
 HEIGHT, WIDTH = 48, 64

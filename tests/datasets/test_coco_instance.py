@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from mmsolov2.datasets import CocoInstanceDataset
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.evaluation import CocoInstanceMetric
-from mmsolov2.models.decode.results import encode_rle
+from mmsolov2.structures.masks import encode_rle
 
 CLASSES = ('ant', 'bee', 'cat')
 PIPELINE = [

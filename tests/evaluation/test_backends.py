@@ -17,8 +17,8 @@ from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.evaluation.coco_instance_metric import find_evaluator
 from mmsolov2.evaluation.dump import DumpInstances
-from mmsolov2.models.decode.results import encode_rle, tight_boxes
 from mmsolov2.registry import METRICS
+from mmsolov2.structures.masks import encode_rle, tight_boxes
 
 HEIGHT, WIDTH = 90, 130
 CLASSES = ('ant', 'bee', 'cat')

@@ -10,7 +10,7 @@ from mmdet.evaluation import eval_recalls
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.evaluation.coco_instance_metric import average_recalls
-from mmsolov2.models.decode.results import encode_rle
+from mmsolov2.structures.masks import encode_rle
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 

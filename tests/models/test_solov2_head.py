@@ -8,21 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmsolov2.errors import InputError
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
-from mmsolov2.models.solov2_head import (
-    SOLOv2Head,
-    flatten_cells,
-    keep_peaks,
-    keep_symmetric_peaks,
-    padded_masks,
-)
-from mmsolov2.models.targets.grid_assigner import positives, quarter_masks
+from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells, keep_peaks, keep_symmetric_peaks
+from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import TASK_UTILS
+from mmsolov2.structures.masks import quarter_masks
 
 GRIDS = (10, 8, 6, 4, 3)
 SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
@@ -131,59 +125,6 @@ def test_cells_come_level_by_level_and_row_by_row():
     second = torch.tensor([[[[5]], [[50]]]])
     cells = flatten_cells([first, second])
     assert cells.tolist() == [[[1, 10], [2, 20], [3, 30], [4, 40], [5, 50]]]
-
-
-def test_masks_are_padded_at_the_right_and_below():
-    masks = BitmapMasks(np.ones((1, 2, 3), np.uint8), 2, 3)
-    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
-    assert padded.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]]
-    nobody = BitmapMasks(np.zeros((0, 2, 3), np.uint8), 2, 3)
-    assert padded_masks(nobody, (4, 4), torch.device('cpu')).shape == (0, 4, 4)
-
-
-def test_masks_that_fit_are_not_copied():
-    bitmaps = BitmapMasks(np.eye(4, dtype=np.uint8)[None], 4, 4)
-    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
-    assert masks.dtype == torch.bool and torch.equal(masks[0], torch.eye(4).bool())
-    assert masks.data_ptr() == bitmaps.masks.ctypes.data
-
-
-@pytest.mark.parametrize('dtype', [np.uint8, np.int64, bool, np.float32])
-def test_any_value_but_zero_is_in_the_mask(dtype):
-    bitmaps = BitmapMasks(np.array([[[0, 255, 2, 1]] * 4], dtype), 4, 4)
-    bitmaps.masks = bitmaps.masks[:, ::-1, ::-1]
-    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
-    assert masks.view(torch.uint8).tolist() == [[[1, 1, 1, 0]] * 4]
-
-
-def test_flipped_masks_are_masks():
-    bitmaps = BitmapMasks(np.array([[[0, 1, 1, 1]] * 4], np.uint8), 4, 4)
-    bitmaps.masks = bitmaps.masks[:, :, ::-1]
-    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
-    assert masks.int().tolist() == [[[1, 1, 1, 0]] * 4]
-
-
-def test_polygons_are_masks():
-    polygons = PolygonMasks([[np.array([0.0, 0, 4, 0, 4, 2, 0, 2])]], 4, 4)
-    masks = padded_masks(polygons, (4, 8), torch.device('cpu'))
-    assert masks.int().tolist() == [[[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2]
-    assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
-
-
-@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.float32])
-def test_a_tensor_may_hold_the_masks(dtype):
-    masks = torch.tensor([[[0, 1, 1], [1, 0, 1]]]).to(dtype)
-    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
-    assert padded.dtype == torch.bool
-    assert padded.int().tolist() == [[[0, 1, 1, 0], [1, 0, 1, 0], [0] * 4, [0] * 4]]
-
-
-@pytest.mark.parametrize('size', [(5, 4), (4, 6), (9, 2)], ids=str)
-def test_masks_are_never_cut(size):
-    masks = BitmapMasks(np.ones((1, *size), np.uint8), *size)
-    message = rf'masks of \({size[0]}, {size[1]}\) do not fit into images of \(4, 4\)'
-    with pytest.raises(InputError, match=message):
-        padded_masks(masks, (4, 4), torch.device('cpu'))
 
 
 def losses_of(head, features, mask_features, samples):

@@ -21,7 +21,7 @@ import mmsolov2  # noqa: F401  isort:skip  (first: it lets mmdet be imported on 
 from mmdet.evaluation import CocoMetric
 
 from mmsolov2.evaluation import CocoInstanceMetric
-from mmsolov2.models.decode.results import encode_rle, tight_boxes
+from mmsolov2.structures.masks import encode_rle, tight_boxes
 
 SIZE = (480, 640)
 

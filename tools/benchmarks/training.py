@@ -14,8 +14,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
-from mmsolov2.models.solov2_head import padded_masks
 from mmsolov2.models.targets.grid_assigner import positives
+from mmsolov2.structures.masks import padded_masks
 
 SHARE = (0.002, 0.1)  # of the picture that an instance covers, uniform in the logarithm
 LOSS_TOLERANCE = 1e-4  # relative

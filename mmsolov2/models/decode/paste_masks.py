@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASK_STRIDE = 4  # of the mask features
+from mmsolov2.structures.masks import MASK_STRIDE
+
 TILE = 16  # side of a tile in pixels of the mask features
 BAND_PIXELS = 2**20  # image pixels made at a time
 MARGIN = 2e-6  # how near the threshold a product is too inexact to decide
@@ -142,14 +143,6 @@ def inside_of_tiles(
         exact = sample(maps, int(rows.window[row, 0]), mask[tile], final_y, final_x, rows, columns)
         inside[tile, y, x] = exact > threshold
     return inside
-
-
-def span(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First index and one past the last of occupied (n, length) bool; 0 and 0 where none is."""
-    length = occupied.shape[1]
-    position = torch.arange(length, device=occupied.device)
-    end = (occupied * (position + 1)).amax(1)
-    return position.where(occupied, length).amin(1).minimum(end), end
 
 
 def rounds_products() -> bool:

@@ -2,81 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 from mmengine.structures import InstanceData
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mmsolov2 import device
 from mmsolov2.errors import InputError
-from mmsolov2.models.decode.paste_masks import (
-    MASK_STRIDE,
-    Maps,
-    Side,
-    image_masks,
-    occupied_tiles,
-    paint,
-    span,
-)
+from mmsolov2.models.decode.paste_masks import Maps, Side, image_masks, occupied_tiles, paint
+from mmsolov2.structures.masks import MASK_STRIDE, Crop, encode_crop, span, tight_boxes
 
 CHUNK_PIXELS = 2**24  # mask pixels upsampled at a time on a GPU: 64 MiB of float32
 RLE_PIXELS = 2**27  # mask pixels painted at a time before they are encoded: 128 MiB of bool
 MASK_FORMATS = ('bitmap', 'rle')
-
-
-def tight_boxes(masks: Tensor) -> Tensor:
-    """Boxes (n, 4) float32 xyxy around masks (n, H, W) bool; zeros for empty masks.
-
-    x2 and y2 are one past the last pixel, so that a box of one pixel has width and height 1.
-    """
-    spans = [span(masks.any(1)), span(masks.any(2))]
-    (x1, x2), (y1, y2) = spans
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
-
-
-class Crop(NamedTuple):
-    """A part of a mask that has all of its pixels."""
-
-    mask: np.ndarray  # (h, w) bool
-    top: int
-    left: int
-
-    def box(self) -> list[int]:
-        """The box xyxy around the mask in the image; zeros if it is empty."""
-        if not self.mask.any():
-            return [0, 0, 0, 0]
-        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
-        return [x + self.left, y + self.top, x + width + self.left, y + height + self.top]
-
-
-def encode_rle(masks: Tensor) -> list[dict]:
-    """COCO's compressed RLE of masks (n, H, W) bool: n dicts of ``size`` and ``counts``."""
-    bitmaps = masks.cpu().numpy().view(np.uint8)
-    return [coco_mask.encode(cv2.transpose(bitmap).T) for bitmap in bitmaps]
-
-
-def encode_crop(crop: Crop, height: int, width: int) -> dict:
-    """COCO's compressed RLE of a mask in an image that is never made."""
-    runs = dict(size=[height, width], counts=run_lengths(crop, height, width))
-    return coco_mask.frPyObjects(runs, height, width)
-
-
-def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
-    """Lengths of the runs outside and inside in turn, down the columns of the whole image."""
-    rows, columns = crop.mask.shape
-    flat = np.zeros(columns * (rows + 1) + 1, dtype=bool)  # column by column, False between them
-    flat[:-1].reshape(columns, rows + 1)[:, 1:] = crop.mask.T
-    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
-    changes = (column + crop.left) * height + row + crop.top
-    ends = changes[1::2][:-1] == changes[2::2]  # at the bottom, and on at the next column's top
-    if ends.any():
-        changes = changes[np.pad(~np.repeat(ends, 2), 1, constant_values=True)]
-    lengths = np.diff(changes, prepend=0, append=height * width)
-    return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
 
 
 def sizes_of(meta: dict, map_size: Sequence[int],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from mmsolov2.models.targets.grid_assigner import pixel_counts
+from mmsolov2.structures.masks import pixel_counts
 
 CACHED_LOGITS = 2**19  # a strip on the CPU: 2 MiB, which its cache holds
 LAUNCHED_LOGITS = 2**23  # a strip on other devices, or a chunk: 32 MiB

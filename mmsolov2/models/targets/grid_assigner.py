@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmsolov2.errors import InputError
-from mmsolov2.models.decode.results import tight_boxes
 from mmsolov2.registry import TASK_UTILS
+from mmsolov2.structures.masks import center_of_mass, pixel_counts, quarter_masks, tight_boxes
 
 
 class GridTargets(NamedTuple):
@@ -31,48 +31,6 @@ class GridTargets(NamedTuple):
 
 OWNERS = ('last', 'smallest', 'nearest')
 VANISHING = ('keep', 'drop', 'cover')
-
-
-def pixel_counts(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels in each row (n, H) and in each column (n, W), int64, of masks (n, H, W) bool."""
-    width = masks.shape[2]
-    if width % 4:
-        masks = F.pad(masks, (0, -width % 4))
-    words = masks.flatten().view(torch.int32).view(*masks.shape[:2], masks.shape[2] // 4)
-    rows = sum(four(part.sum(2, dtype=torch.int32)).sum(2) for part in words.split(PIECE, 2))
-    columns = sum(four(part.sum(1, dtype=torch.int32)).long() for part in words.split(PIECE, 1))
-    return rows, columns.flatten(1)[:, :width]
-
-
-PIECE = 96  # int32 words of four 0/1 bytes that are added up before a byte could overflow, at 127
-
-
-def four(words: Tensor) -> Tensor:
-    """The bytes (n, k, 4) uint8 of words (n, k) int32."""
-    return words[..., None].view(torch.uint8)
-
-
-def mass_centers(rows: Tensor, columns: Tensor) -> Tensor:
-    """Mean row and column (n, 2) float32, y first, of masks; 0 for empty masks.
-
-    Of ``pixel_counts``: how many pixels they have in each row (n, H) and column (n, W). Rows and
-    columns count from 0 at the centre of the first pixel, as in all published code.
-    """
-    area = rows.sum(1).float().clamp(min=1e-6)
-    y = (rows * torch.arange(rows.shape[1], device=rows.device)).sum(1) / area
-    x = (columns * torch.arange(columns.shape[1], device=columns.device)).sum(1) / area
-    return torch.stack([y, x], dim=1)
-
-
-def quarter_masks(masks: Tensor) -> Tensor:
-    """Shrink masks (n, H, W) bool to (n, H/4, W/4) bool; H and W divide by 4.
-
-    A pixel of the result is set where at least 2 of the central 2x2 pixels of its 4x4 block are:
-    what a bilinear resize of a 0/1 image by 1/4 with rounding gives, as the published code does.
-    """
-    bits = masks.view(torch.uint8)
-    rows = bits[:, 1::4] + bits[:, 2::4]
-    return rows[..., 1::4] + rows[..., 2::4] >= 2
 
 
 def covering_masks(masks: Tensor) -> Tensor:
@@ -167,7 +125,7 @@ class GridAssigner:
         box_size = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
         rows, columns = pixel_counts(masks)
         area = rows.sum(1)
-        center = mass_centers(rows, columns) + 0.5 * self.half_pixel
+        center = center_of_mass(rows, columns) + 0.5 * self.half_pixel
         reach = 0.5 * box_size * self.center_scale
         scale = torch.sqrt(box_size[:, 1] * box_size[:, 0])
         drop = self.vanishing == 'drop'

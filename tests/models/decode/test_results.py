@@ -10,96 +10,8 @@ from mmsolov2.errors import InputError
 from mmsolov2.models.decode import paste_masks as mask_upsampling
 from mmsolov2.models.decode import results as mask_results
 from mmsolov2.models.decode.paste_masks import image_masks
-from mmsolov2.models.decode.results import (
-    Crop,
-    encode_crop,
-    encode_rle,
-    from_chunks,
-    from_tiles,
-    tight_boxes,
-    to_results,
-)
-
-# Boxes
-
-
-def box_by_loops(mask):
-    ys, xs = np.where(mask)
-    return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
-
-
-def test_boxes_equal_loops():
-    rng = np.random.default_rng(0)
-    masks = rng.random((300, 9, 13)) < rng.random((300, 1, 1))**4
-    assert 0 < sum(not mask.any() for mask in masks) < 100
-    boxes = tight_boxes(torch.from_numpy(masks))
-    assert boxes.dtype == torch.float32
-    assert boxes.tolist() == [box_by_loops(mask) for mask in masks]
-
-
-@pytest.mark.parametrize(
-    ('rows', 'columns', 'box'),
-    [
-        (slice(1, 3), slice(2, 5), [2, 1, 5, 3]),
-        (slice(0, 4), slice(0, 6), [0, 0, 6, 4]),  # full
-        (slice(0, 1), slice(0, 1), [0, 0, 1, 1]),  # the first pixel
-        (slice(3, 4), slice(5, 6), [5, 3, 6, 4]),  # the last pixel
-        (slice(0, 0), slice(0, 0), [0, 0, 0, 0]),  # empty
-    ],
-)
-def test_boxes_of_rectangles(rows, columns, box):
-    masks = torch.zeros(1, 4, 6, dtype=torch.bool)
-    masks[0, rows, columns] = True
-    assert tight_boxes(masks).tolist() == [box]
-
-
-def test_a_box_spans_separate_parts():
-    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
-    masks[0, 1, 6] = masks[0, 5, 2] = True
-    assert tight_boxes(masks).tolist() == [[2, 1, 7, 6]]
-
-
-def test_no_boxes():
-    boxes = tight_boxes(torch.zeros(0, 4, 6, dtype=torch.bool))
-    assert boxes.shape == (0, 4)
-    assert boxes.dtype == torch.float32
-
-
-# RLE
-
-
-def test_rle_and_back():
-    masks = torch.rand(5, 7, 11) < torch.tensor([0, 0.1, 0.5, 0.9, 1.1]).view(5, 1, 1)
-    encoded = encode_rle(masks)
-    assert [rle['size'] for rle in encoded] == [[7, 11]] * 5
-    assert [coco_mask.area(rle) for rle in encoded] == masks.sum((1, 2)).tolist()
-    for rle, mask in zip(encoded, masks, strict=True):
-        assert np.array_equal(coco_mask.decode(rle), mask.numpy())
-
-
-def test_rle_counts_down_the_columns():
-    mask = torch.tensor([[[0, 1, 1], [0, 0, 1]]], dtype=torch.bool)
-    uncompressed = dict(size=[2, 3], counts=[2, 1, 1, 2])
-    assert encode_rle(mask) == [coco_mask.frPyObjects(uncompressed, 2, 3)]
-
-
-def test_no_rle():
-    assert encode_rle(torch.zeros(0, 4, 6, dtype=torch.bool)) == []
-
-
-@pytest.mark.parametrize('density', [0, 0.02, 0.5, 0.98, 1])
-def test_rle_of_a_crop_is_that_of_the_image(density):
-    """At every border, and where a run goes on from the bottom to the next column's top."""
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        height, width = rng.integers(1, 9, 2)
-        top, bottom = np.sort(rng.integers(0, height + 1, 2))
-        left, right = np.sort(rng.integers(0, width + 1, 2))
-        part = Crop(rng.random((bottom - top, right - left)) < density, top, left)
-        image = np.zeros((height, width), dtype=bool)
-        image[top:bottom, left:right] = part.mask
-        assert encode_crop(part, height, width) == encode_rle(torch.from_numpy(image)[None])[0]
-
+from mmsolov2.models.decode.results import from_chunks, from_tiles, to_results
+from mmsolov2.structures.masks import encode_rle, tight_boxes
 
 # Results
 
@@ -128,7 +40,7 @@ def test_results_are_the_masks_at_image_size(rescale):
     expected = image_masks(masks, 0.6, (30, 41), SIZES[rescale])
     assert results.masks.shape == (4, *SIZES[rescale])
     assert torch.equal(results.masks, expected)
-    assert results.bboxes.tolist() == [box_by_loops(mask) for mask in expected]
+    assert torch.equal(results.bboxes, tight_boxes(expected))
     assert torch.equal(results.scores, scores)
     assert torch.equal(results.labels, labels)
 

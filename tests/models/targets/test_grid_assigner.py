@@ -1,22 +1,14 @@
 """Instances to cells, against a loop over instances and cells, and against drawings."""
 
 import cv2
-import mmcv
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mmsolov2.models.targets.grid_assigner import (
-    GridAssigner,
-    covering_masks,
-    mass_centers,
-    pixel_counts,
-    positives,
-    quarter_masks,
-)
+from mmsolov2.models.targets.grid_assigner import GridAssigner, covering_masks, positives
 from mmsolov2.registry import TASK_UTILS
+from mmsolov2.structures.masks import center_of_mass, pixel_counts, quarter_masks
 
 F32 = np.float32
 
@@ -462,7 +454,7 @@ def test_no_instances():
     ((cell, instance), ) = positives([targets])
     assert cell.shape == instance.shape == (0, )
     assert quarter_masks(masks).shape == (0, 8, 16)
-    assert mass_centers(*pixel_counts(masks)).shape == (0, 2)
+    assert center_of_mass(*pixel_counts(masks)).shape == (0, 2)
 
 
 def test_inputs_are_not_modified():
@@ -539,76 +531,3 @@ def test_settings_have_the_published_defaults():
     assert assigner.center_scale == 0.2
     assert assigner.scale_ranges == ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     assert (assigner.owner, assigner.vanishing, assigner.half_pixel) == (None, 'keep', False)
-
-
-# Centres and quarter masks
-
-
-def test_centres_of_mass_equal_scipys():
-    rng = np.random.default_rng(0)
-    masks = rng.random((200, 13, 22)) < rng.random((200, 1, 1))
-    expected = [ndimage.center_of_mass(mask) for mask in masks]
-    found = mass_centers(*pixel_counts(torch.from_numpy(masks)))
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-
-
-def test_centres_of_mass_of_drawings():
-    masks = [draw('....', '..#.', '....'), draw('##..', '##..', '....'), draw(*['....'] * 3)]
-    assert mass_centers(*pixel_counts(torch.stack(masks))).tolist() == [[1, 2], [0.5, 0.5], [0, 0]]
-
-
-def test_centres_of_mass_of_large_masks_are_exact():
-    """Sums of rows are far beyond float32's integers; only the quotient is rounded."""
-    masks = torch.rand(3, 1000, 1500) < 0.7
-    expected = [np.argwhere(mask).mean(0) for mask in masks.numpy()]
-    np.testing.assert_allclose(mass_centers(*pixel_counts(masks)).numpy(), expected, rtol=2e-7)
-
-
-@pytest.mark.parametrize('size', [(1, 1), (3, 5), (4, 383), (97, 384), (1100, 1301)])
-@pytest.mark.parametrize('density', [0.3, 1])
-def test_pixel_counts_equal_numpys(size, density):
-    """Also of masks that cover everything, far beyond what a byte can count."""
-    masks = np.random.default_rng(0).random((3, *size)) < density
-    rows, columns = pixel_counts(torch.from_numpy(masks))
-    assert np.array_equal(rows.numpy(), masks.sum(2))
-    assert np.array_equal(columns.numpy(), masks.sum(1))
-
-
-def test_pixel_counts_of_views():
-    masks = torch.rand(5, 12, 16) < 0.5
-    for view in (masks[1:], masks[:, 1:9, 3:11], masks.transpose(1, 2), masks.flip(2), masks[:0]):
-        rows, columns = pixel_counts(view)
-        assert torch.equal(rows, view.sum(2)) and torch.equal(columns, view.sum(1))
-
-
-def shrink(mask):
-    return mmcv.imrescale(mask.astype(np.uint8), scale=1 / 4)
-
-
-@pytest.mark.parametrize('size', [(4, 4), (8, 12), (64, 32), (100, 132), (256, 320)])
-def test_quarter_masks_equal_opencvs(size):
-    rng = np.random.default_rng(0)
-    masks = rng.random((20, *size)) < rng.random((20, 1, 1))
-    found = quarter_masks(torch.from_numpy(masks))
-    assert found.dtype == torch.bool
-    for quarter, mask in zip(found.numpy(), masks, strict=True):
-        assert np.array_equal(quarter, shrink(mask))
-
-
-def test_quarter_masks_of_every_4x4_block():
-    """All 65,536 blocks, side by side in one image."""
-    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
-    image = bits.reshape(256, 256, 4, 4).transpose(0, 2, 1, 3).reshape(1024, 1024).astype(bool)
-    found = quarter_masks(torch.from_numpy(image)[None])[0].numpy()
-    assert np.array_equal(found, shrink(image))
-
-
-@pytest.mark.parametrize('around', [False, True])
-def test_quarter_masks_of_single_blocks(around):
-    for central in range(16):
-        block = np.full((4, 4), around)
-        block[1:3, 1:3] = [[central & 1, central & 2], [central & 4, central & 8]]
-        expected = central.bit_count() >= 2
-        assert quarter_masks(torch.from_numpy(block)[None]).tolist() == [[[expected]]]
-        assert shrink(block).tolist() == [[expected]]

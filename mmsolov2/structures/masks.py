@@ -1,0 +1,153 @@
+"""What every part does with instance masks: boxes, centres of mass, other sizes, RLE."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from mmsolov2.device import sent
+from mmsolov2.errors import InputError
+
+MASK_STRIDE = 4  # of the mask features
+
+
+def span(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First index and one past the last of occupied (n, length) bool; 0 and 0 where none is."""
+    length = occupied.shape[1]
+    position = torch.arange(length, device=occupied.device)
+    end = (occupied * (position + 1)).amax(1)
+    return position.where(occupied, length).amin(1).minimum(end), end
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Boxes (n, 4) float32 xyxy around masks (n, H, W) bool; zeros for empty masks.
+
+    x2 and y2 are one past the last pixel, so that a box of one pixel has width and height 1.
+    """
+    spans = [span(masks.any(1)), span(masks.any(2))]
+    (x1, x2), (y1, y2) = spans
+    return torch.stack([x1, y1, x2, y2], dim=1).float()
+
+
+def pixel_counts(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels in each row (n, H) and in each column (n, W), int64, of masks (n, H, W) bool."""
+    width = masks.shape[2]
+    if width % 4:
+        masks = F.pad(masks, (0, -width % 4))
+    words = masks.flatten().view(torch.int32).view(*masks.shape[:2], masks.shape[2] // 4)
+    rows = sum(four(part.sum(2, dtype=torch.int32)).sum(2) for part in words.split(PIECE, 2))
+    columns = sum(four(part.sum(1, dtype=torch.int32)).long() for part in words.split(PIECE, 1))
+    return rows, columns.flatten(1)[:, :width]
+
+
+PIECE = 96  # int32 words of four 0/1 bytes that are added up before a byte could overflow, at 127
+
+
+def four(words: Tensor) -> Tensor:
+    """The bytes (n, k, 4) uint8 of words (n, k) int32."""
+    return words[..., None].view(torch.uint8)
+
+
+def center_of_mass(rows: Tensor, columns: Tensor) -> Tensor:
+    """Mean row and column (n, 2) float32, y first, of masks; 0 for empty masks.
+
+    Of ``pixel_counts``: how many pixels they have in each row (n, H) and column (n, W). Rows and
+    columns count from 0 at the centre of the first pixel, as in all published code.
+    """
+    area = rows.sum(1).float().clamp(min=1e-6)
+    y = (rows * torch.arange(rows.shape[1], device=rows.device)).sum(1) / area
+    x = (columns * torch.arange(columns.shape[1], device=columns.device)).sum(1) / area
+    return torch.stack([y, x], dim=1)
+
+
+def quarter_masks(masks: Tensor) -> Tensor:
+    """Shrink masks (n, H, W) bool to (n, H/4, W/4) bool; H and W divide by 4.
+
+    A pixel of the result is set where at least 2 of the central 2x2 pixels of its 4x4 block are:
+    what a bilinear resize of a 0/1 image by 1/4 with rounding gives, as the published code does.
+    """
+    bits = masks.view(torch.uint8)
+    rows = bits[:, 1::4] + bits[:, 2::4]
+    return rows[..., 1::4] + rows[..., 2::4] >= 2
+
+
+def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
+    """Instance masks, mmdet's or a tensor, padded at the right and below: (n, *size) bool.
+
+    Without a copy where there is nothing to pad or to convert: never to be written to.
+
+    Raises:
+        InputError: if they are larger than ``size``.
+    """
+    if not isinstance(masks, Tensor):
+        bitmaps = np.ascontiguousarray(masks.to_ndarray())
+        if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
+            bitmaps = bitmaps != 0
+        masks = torch.from_numpy(bitmaps.view(bool))
+    masks = sent(masks.bool(), device)
+    padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
+    if min(padding) < 0:
+        raise InputError(
+            f'masks of {tuple(masks.shape[-2:])} do not fit into images of {tuple(size)}: every '
+            'step that resizes or crops images must do it to their masks'
+        )
+    return F.pad(masks, (0, padding[1], 0, padding[0])) if any(padding) else masks
+
+
+class Crop(NamedTuple):
+    """A part of a mask that has all of its pixels."""
+
+    mask: np.ndarray  # (h, w) bool
+    top: int
+    left: int
+
+    def box(self) -> list[int]:
+        """The box xyxy around the mask in the image; zeros if it is empty."""
+        if not self.mask.any():
+            return [0, 0, 0, 0]
+        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
+        return [x + self.left, y + self.top, x + width + self.left, y + height + self.top]
+
+
+def encode_rle(masks: Tensor) -> list[dict]:
+    """COCO's compressed RLE of masks (n, H, W) bool: n dicts of ``size`` and ``counts``."""
+    bitmaps = masks.cpu().numpy().view(np.uint8)
+    return [coco_mask.encode(cv2.transpose(bitmap).T) for bitmap in bitmaps]
+
+
+def encode_crop(crop: Crop, height: int, width: int) -> dict:
+    """COCO's compressed RLE of a mask in an image that is never made."""
+    runs = dict(size=[height, width], counts=run_lengths(crop, height, width))
+    return coco_mask.frPyObjects(runs, height, width)
+
+
+def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
+    """Lengths of the runs outside and inside in turn, down the columns of the whole image."""
+    rows, columns = crop.mask.shape
+    flat = np.zeros(columns * (rows + 1) + 1, dtype=bool)  # column by column, False between them
+    flat[:-1].reshape(columns, rows + 1)[:, 1:] = crop.mask.T
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
+    changes = (column + crop.left) * height + row + crop.top
+    ends = changes[1::2][:-1] == changes[2::2]  # at the bottom, and on at the next column's top
+    if ends.any():
+        changes = changes[np.pad(~np.repeat(ends, 2), 1, constant_values=True)]
+    lengths = np.diff(changes, prepend=0, append=height * width)
+    return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
+
+
+def with_bitmaps(instances: InstanceData, size: Sequence[int]) -> InstanceData:
+    """Instances with masks (n, H, W) bool of a size (H, W), also if theirs are n RLE dicts."""
+    if not isinstance(instances.get('masks'), list):
+        return instances
+    masks = np.zeros((len(instances), *size), bool)
+    for bitmap, rle in zip(masks, instances.masks, strict=True):
+        bitmap[:] = coco_mask.decode(rle)
+    instances = instances.new()
+    instances.masks = torch.from_numpy(masks)
+    return instances

@@ -1,0 +1,233 @@
+"""Instance masks, against loops, SciPy, OpenCV, pycocotools and drawings."""
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from mmsolov2.errors import InputError
+from mmsolov2.structures.masks import (
+    Crop,
+    center_of_mass,
+    encode_crop,
+    encode_rle,
+    padded_masks,
+    pixel_counts,
+    quarter_masks,
+    tight_boxes,
+)
+
+# Boxes
+
+
+def draw(*lines):
+    """A mask of a drawing with '#' for its pixels."""
+    return torch.tensor([[character == '#' for character in line] for line in lines])
+
+
+def box_by_loops(mask):
+    ys, xs = np.where(mask)
+    return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
+
+
+def test_boxes_equal_loops():
+    rng = np.random.default_rng(0)
+    masks = rng.random((300, 9, 13)) < rng.random((300, 1, 1))**4
+    assert 0 < sum(not mask.any() for mask in masks) < 100
+    boxes = tight_boxes(torch.from_numpy(masks))
+    assert boxes.dtype == torch.float32
+    assert boxes.tolist() == [box_by_loops(mask) for mask in masks]
+
+
+@pytest.mark.parametrize(
+    ('rows', 'columns', 'box'),
+    [
+        (slice(1, 3), slice(2, 5), [2, 1, 5, 3]),
+        (slice(0, 4), slice(0, 6), [0, 0, 6, 4]),  # full
+        (slice(0, 1), slice(0, 1), [0, 0, 1, 1]),  # the first pixel
+        (slice(3, 4), slice(5, 6), [5, 3, 6, 4]),  # the last pixel
+        (slice(0, 0), slice(0, 0), [0, 0, 0, 0]),  # empty
+    ],
+)
+def test_boxes_of_rectangles(rows, columns, box):
+    masks = torch.zeros(1, 4, 6, dtype=torch.bool)
+    masks[0, rows, columns] = True
+    assert tight_boxes(masks).tolist() == [box]
+
+
+def test_a_box_spans_separate_parts():
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, 1, 6] = masks[0, 5, 2] = True
+    assert tight_boxes(masks).tolist() == [[2, 1, 7, 6]]
+
+
+def test_no_boxes():
+    boxes = tight_boxes(torch.zeros(0, 4, 6, dtype=torch.bool))
+    assert boxes.shape == (0, 4)
+    assert boxes.dtype == torch.float32
+
+
+# Centres and quarter masks
+
+
+def test_centres_of_mass_equal_scipys():
+    rng = np.random.default_rng(0)
+    masks = rng.random((200, 13, 22)) < rng.random((200, 1, 1))
+    expected = [ndimage.center_of_mass(mask) for mask in masks]
+    found = center_of_mass(*pixel_counts(torch.from_numpy(masks)))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+def test_centres_of_mass_of_drawings():
+    masks = [draw('....', '..#.', '....'), draw('##..', '##..', '....'), draw(*['....'] * 3)]
+    assert center_of_mass(*pixel_counts(torch.stack(masks))).tolist() == [[1, 2], [0.5, 0.5],
+                                                                          [0, 0]]
+
+
+def test_centres_of_mass_of_large_masks_are_exact():
+    """Sums of rows are far beyond float32's integers; only the quotient is rounded."""
+    masks = torch.rand(3, 1000, 1500) < 0.7
+    expected = [np.argwhere(mask).mean(0) for mask in masks.numpy()]
+    np.testing.assert_allclose(center_of_mass(*pixel_counts(masks)).numpy(), expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (4, 383), (97, 384), (1100, 1301)])
+@pytest.mark.parametrize('density', [0.3, 1])
+def test_pixel_counts_equal_numpys(size, density):
+    """Also of masks that cover everything, far beyond what a byte can count."""
+    masks = np.random.default_rng(0).random((3, *size)) < density
+    rows, columns = pixel_counts(torch.from_numpy(masks))
+    assert np.array_equal(rows.numpy(), masks.sum(2))
+    assert np.array_equal(columns.numpy(), masks.sum(1))
+
+
+def test_pixel_counts_of_views():
+    masks = torch.rand(5, 12, 16) < 0.5
+    for view in (masks[1:], masks[:, 1:9, 3:11], masks.transpose(1, 2), masks.flip(2), masks[:0]):
+        rows, columns = pixel_counts(view)
+        assert torch.equal(rows, view.sum(2)) and torch.equal(columns, view.sum(1))
+
+
+def shrink(mask):
+    return mmcv.imrescale(mask.astype(np.uint8), scale=1 / 4)
+
+
+@pytest.mark.parametrize('size', [(4, 4), (8, 12), (64, 32), (100, 132), (256, 320)])
+def test_quarter_masks_equal_opencvs(size):
+    rng = np.random.default_rng(0)
+    masks = rng.random((20, *size)) < rng.random((20, 1, 1))
+    found = quarter_masks(torch.from_numpy(masks))
+    assert found.dtype == torch.bool
+    for quarter, mask in zip(found.numpy(), masks, strict=True):
+        assert np.array_equal(quarter, shrink(mask))
+
+
+def test_quarter_masks_of_every_4x4_block():
+    """All 65,536 blocks, side by side in one image."""
+    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    image = bits.reshape(256, 256, 4, 4).transpose(0, 2, 1, 3).reshape(1024, 1024).astype(bool)
+    found = quarter_masks(torch.from_numpy(image)[None])[0].numpy()
+    assert np.array_equal(found, shrink(image))
+
+
+@pytest.mark.parametrize('around', [False, True])
+def test_quarter_masks_of_single_blocks(around):
+    for central in range(16):
+        block = np.full((4, 4), around)
+        block[1:3, 1:3] = [[central & 1, central & 2], [central & 4, central & 8]]
+        expected = central.bit_count() >= 2
+        assert quarter_masks(torch.from_numpy(block)[None]).tolist() == [[[expected]]]
+        assert shrink(block).tolist() == [[expected]]
+
+
+def test_masks_are_padded_at_the_right_and_below():
+    masks = BitmapMasks(np.ones((1, 2, 3), np.uint8), 2, 3)
+    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    assert padded.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]]
+    nobody = BitmapMasks(np.zeros((0, 2, 3), np.uint8), 2, 3)
+    assert padded_masks(nobody, (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+def test_masks_that_fit_are_not_copied():
+    bitmaps = BitmapMasks(np.eye(4, dtype=np.uint8)[None], 4, 4)
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.dtype == torch.bool and torch.equal(masks[0], torch.eye(4).bool())
+    assert masks.data_ptr() == bitmaps.masks.ctypes.data
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int64, bool, np.float32])
+def test_any_value_but_zero_is_in_the_mask(dtype):
+    bitmaps = BitmapMasks(np.array([[[0, 255, 2, 1]] * 4], dtype), 4, 4)
+    bitmaps.masks = bitmaps.masks[:, ::-1, ::-1]
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.view(torch.uint8).tolist() == [[[1, 1, 1, 0]] * 4]
+
+
+def test_flipped_masks_are_masks():
+    bitmaps = BitmapMasks(np.array([[[0, 1, 1, 1]] * 4], np.uint8), 4, 4)
+    bitmaps.masks = bitmaps.masks[:, :, ::-1]
+    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    assert masks.int().tolist() == [[[1, 1, 1, 0]] * 4]
+
+
+def test_polygons_are_masks():
+    polygons = PolygonMasks([[np.array([0.0, 0, 4, 0, 4, 2, 0, 2])]], 4, 4)
+    masks = padded_masks(polygons, (4, 8), torch.device('cpu'))
+    assert masks.int().tolist() == [[[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2]
+    assert padded_masks(PolygonMasks([], 4, 4), (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.float32])
+def test_a_tensor_may_hold_the_masks(dtype):
+    masks = torch.tensor([[[0, 1, 1], [1, 0, 1]]]).to(dtype)
+    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    assert padded.dtype == torch.bool
+    assert padded.int().tolist() == [[[0, 1, 1, 0], [1, 0, 1, 0], [0] * 4, [0] * 4]]
+
+
+@pytest.mark.parametrize('size', [(5, 4), (4, 6), (9, 2)], ids=str)
+def test_masks_are_never_cut(size):
+    masks = BitmapMasks(np.ones((1, *size), np.uint8), *size)
+    message = rf'masks of \({size[0]}, {size[1]}\) do not fit into images of \(4, 4\)'
+    with pytest.raises(InputError, match=message):
+        padded_masks(masks, (4, 4), torch.device('cpu'))
+
+
+# RLE
+
+
+def test_rle_and_back():
+    masks = torch.rand(5, 7, 11) < torch.tensor([0, 0.1, 0.5, 0.9, 1.1]).view(5, 1, 1)
+    encoded = encode_rle(masks)
+    assert [rle['size'] for rle in encoded] == [[7, 11]] * 5
+    assert [coco_mask.area(rle) for rle in encoded] == masks.sum((1, 2)).tolist()
+    for rle, mask in zip(encoded, masks, strict=True):
+        assert np.array_equal(coco_mask.decode(rle), mask.numpy())
+
+
+def test_rle_counts_down_the_columns():
+    mask = torch.tensor([[[0, 1, 1], [0, 0, 1]]], dtype=torch.bool)
+    uncompressed = dict(size=[2, 3], counts=[2, 1, 1, 2])
+    assert encode_rle(mask) == [coco_mask.frPyObjects(uncompressed, 2, 3)]
+
+
+def test_no_rle():
+    assert encode_rle(torch.zeros(0, 4, 6, dtype=torch.bool)) == []
+
+
+@pytest.mark.parametrize('density', [0, 0.02, 0.5, 0.98, 1])
+def test_rle_of_a_crop_is_that_of_the_image(density):
+    """At every border, and where a run goes on from the bottom to the next column's top."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 9, 2)
+        top, bottom = np.sort(rng.integers(0, height + 1, 2))
+        left, right = np.sort(rng.integers(0, width + 1, 2))
+        part = Crop(rng.random((bottom - top, right - left)) < density, top, left)
+        image = np.zeros((height, width), dtype=bool)
+        image[top:bottom, left:right] = part.mask
+        assert encode_crop(part, height, width) == encode_rle(torch.from_numpy(image)[None])[0]
