@@ -25,7 +25,7 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == 'cpu'
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device; a GPU copies it when its turn comes, and nobody waits for that."""
     if device.type == 'cuda' and on_cpu(tensor):
         return tensor.pin_memory().to(device, non_blocking=True)

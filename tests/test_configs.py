@@ -37,10 +37,10 @@ def without_weights(config: ConfigDict) -> ConfigDict:
     return ConfigDict(kept)
 
 
-def innermost(dataset: dict) -> list[dict]:
+def base_datasets(dataset: dict) -> list[dict]:
     """The datasets in a dataset's config, without their wrappers."""
     inner = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
-    return [each for one in inner for each in innermost(one)] or [dataset]
+    return [each for one in inner for each in base_datasets(one)] or [dataset]
 
 
 def classes_of(dataset: dict) -> tuple:
@@ -133,7 +133,7 @@ def test_round_trip(leaf, tmp_path):
 @pytest.mark.parametrize('part', ['train', 'val', 'test'])
 def test_classes_are_as_many_as_the_head_has(leaf, part):
     config = read(leaf)
-    datasets = innermost(config[f'{part}_dataloader'].dataset)
+    datasets = base_datasets(config[f'{part}_dataloader'].dataset)
     head = config.model.get('mask_head') or config.model.roi_head.mask_head
     assert {len(classes_of(dataset)) for dataset in datasets} == {head.num_classes}
 
@@ -142,7 +142,7 @@ def test_classes_are_as_many_as_the_head_has(leaf, part):
 def test_all_parts_have_the_same_classes(leaf):
     config = read(leaf)
     parts = [config.train_dataloader, config.val_dataloader, config.test_dataloader]
-    datasets = [each for part in parts for each in innermost(part.dataset)]
+    datasets = [each for part in parts for each in base_datasets(part.dataset)]
     assert len({dataset['type'] for dataset in datasets}) == 1
     assert len({classes_of(dataset) for dataset in datasets}) == 1
 
@@ -158,7 +158,7 @@ def test_evaluator_reads_the_file_of_the_data(leaf):
 
 def through(dataset: dict, instances: list[dict], height: int = 3, width: int = 4000) -> dict:
     """What a dataset's pipeline makes of a line of pixels with instances."""
-    steps = [dict(type='mmdet.LoadImageFromNDArray'), *innermost(dataset)[0]['pipeline'][1:]]
+    steps = [dict(type='mmdet.LoadImageFromNDArray'), *base_datasets(dataset)[0]['pipeline'][1:]]
     image = np.zeros((height, width, 3), np.uint8)
     known = dict(img=image, height=height, width=width, img_id=7, instances=instances)
     return Compose(steps)(known)
@@ -173,7 +173,7 @@ INSTANCE = dict(
 def test_test_pipelines_bring_ground_truth_in_the_frame_of_the_image(leaf):
     """By steps of mmdet's own, which other tools look for by their names, as thin as it may be."""
     dataset = read(leaf).test_dataloader.dataset
-    assert [step['type'] for step in innermost(dataset)[0]['pipeline']] == [
+    assert [step['type'] for step in base_datasets(dataset)[0]['pipeline']] == [
         'LoadImageFromFile', 'mmsolov2.MatchAnnotatedSize', 'Resize', 'LoadAnnotations',
         'PackDetInputs'
     ]

@@ -50,10 +50,10 @@ def test_what_cannot_be_known_is_no_limit(machine):
 
 def test_tensors_are_sent_to_gpus_from_pinned_memory(monkeypatch):
     values, calls = torch.arange(3), []
-    assert device.sent(values, CPU) is values
+    assert device.to_device(values, CPU) is values
     monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda self: calls.append('pin') or self)
     monkeypatch.setattr(torch.Tensor, 'to', lambda self, *where, **how: calls.append((where, how)))
-    device.sent(values, torch.device('cuda'))
+    device.to_device(values, torch.device('cuda'))
     assert calls == ['pin', ((torch.device('cuda'), ), dict(non_blocking=True))]
 
 

@@ -25,7 +25,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmsolov2.apis import load_config
-from mmsolov2.cli.config import add_cfg_options, blamed_on, dataset_of, plain_datasets
+from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of, error_context
 from mmsolov2.engine.hooks import check_classes
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.fileio import require_folder
@@ -79,8 +79,8 @@ def build_dataset(config: Config, split: str):
     """The dataset of a split, with the pipeline of the training set: the test's has no masks."""
     dataset = copy.deepcopy(dataset_of(config, split))
     if split != 'train':
-        for part in plain_datasets(dataset):
-            part.pipeline = next(plain_datasets(dataset_of(config, 'train'))).pipeline
+        for part in base_dataset_configs(dataset):
+            part.pipeline = next(base_dataset_configs(dataset_of(config, 'train'))).pipeline
     return DATASETS.build(dataset)
 
 
@@ -243,13 +243,13 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     """Write the pictures of a split's first images, and print a line for each."""
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
-    with blamed_on(config.filename):
+    with error_context(config.filename):
         dataset, padding = build_dataset(config, args.split), build_padding(config)
     check_classes(config.filename, config.model.mask_head.get('num_classes'), dataset)
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):
-        with blamed_on(config.filename):
+        with error_context(config.filename):
             targets = assign(
                 dataset[index], padding, config.model.mask_head, dataset.metainfo['classes']
             )

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsolov2.cli.config import CONFIG_FOLDERS, blamed_on, dataset_of, find_config, open_config
+from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, error_context, find_config, open_config
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.registry import MODELS
 
@@ -85,7 +85,7 @@ def row(file: Path) -> list[str]:
     """Name, input, and the costs of a config, ours and mmdet's."""
     config = open_config(file)
     theirs = mmdets(file.stem)
-    with blamed_on(file):
+    with error_context(file):
         size = test_size(config)
         pair = [costs(config, size), costs(theirs, size) if theirs else None]
     cells = [f'`{file.stem}`', f'{size[1]}x{size[0]}']

@@ -22,7 +22,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmsolov2.cli.config import blamed_on, dataset_of, open_config, plain_datasets
+from mmsolov2.cli.config import base_dataset_configs, dataset_of, error_context, open_config
 from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.errors import InputError
 from mmsolov2.models.state_dicts import read_matching
@@ -203,7 +203,7 @@ def load_detector(
         config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options))
     init_default_scope(config.get('default_scope', 'mmdet'))
-    with blamed_on(config.filename):
+    with error_context(config.filename):
         model = revert_sync_batchnorm(MODELS.build(config.model))
     meta = load_weights(model, checkpoint)
     model.dataset_meta = dataset_meta(config, meta)
@@ -233,8 +233,8 @@ def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
     """
     stored = checkpoint_meta.get('dataset_meta', checkpoint_meta)
     stored = {key.lower(): value for key, value in stored.items()}
-    dataset = next(plain_datasets(dataset_of(config, 'test')))
-    with blamed_on(config.filename):
+    dataset = next(base_dataset_configs(dataset_of(config, 'test')))
+    with error_context(config.filename):
         known = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
     count = config.model.mask_head.num_classes
     numbered = [f'class {number}' for number in range(1, count + 1)]

@@ -17,7 +17,7 @@ CONFIG_FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')  # w
 
 
 @contextmanager
-def blamed_on(path: str | Path) -> Iterator[None]:
+def error_context(path: str | Path) -> Iterator[None]:
     """Make whatever goes wrong an InputError of a config: while it is read, or its parts built.
 
     The registries, and the classes they call, raise errors of all types for a wrong setting.
@@ -95,11 +95,11 @@ def open_config(name: str | Path, options: Mapping | None = None) -> Config:
     return config
 
 
-def plain_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+def base_dataset_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """The configs of the datasets in wrappers that repeat, balance or join them, or the one."""
     inside = dataset.get('datasets') or ([dataset.dataset] if 'dataset' in dataset else [])
     for part in inside:
-        yield from plain_datasets(part)
+        yield from base_dataset_configs(part)
     if not inside:
         yield dataset
 

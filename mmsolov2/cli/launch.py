@@ -14,7 +14,7 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from mmsolov2.cli.config import add_cfg_options, blamed_on, dataset_of, open_config
+from mmsolov2.cli.config import add_cfg_options, dataset_of, error_context, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder
 
@@ -94,7 +94,7 @@ class CheckedRunner(Runner):
         except Exception as error:
             if self.begun or is_of_the_machine(error):
                 raise
-            with blamed_on(self._name):
+            with error_context(self._name):
                 raise
 
     @property
@@ -157,7 +157,7 @@ def build_runner(config: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=config.get('find_unused_parameters', False),
             )
-    with blamed_on(config.filename or 'training'):
+    with error_context(config.filename or 'training'):
         return RUNNERS.build(config) if 'runner_type' in config else CheckedRunner.from_cfg(config)
 
 
@@ -171,7 +171,7 @@ def build_loops(runner: Runner, *names: str) -> None:
     """
     dataset_of(runner.cfg, names[0])
     for name in names:
-        with blamed_on(runner.cfg.filename or 'training'):
+        with error_context(runner.cfg.filename or 'training'):
             getattr(runner, f'{name}_loop')
             if name == 'train' and isinstance(runner, Runner):  # others build it on their own
                 runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

@@ -47,7 +47,7 @@ class ClassCheckHook(Hook):
     def before_train(self, runner) -> None:
         """Check the training data, and the validation data where there are any."""
         dataset = runner.train_dataloader.dataset
-        self.classes = classes_of(next(innermost(dataset)))
+        self.classes = classes_of(next(base_datasets(dataset)))
         check_mixing(dataset)
         self._check(runner, dataset)
         if runner.val_loop is not None:
@@ -76,11 +76,11 @@ class ClassCheckHook(Hook):
             check_metric(metric, dataset)
 
 
-def innermost(dataset: Dataset) -> Iterator[Dataset]:
+def base_datasets(dataset: Dataset) -> Iterator[Dataset]:
     """The datasets inside wrappers as RepeatDataset and ConcatDataset, or the dataset itself."""
     inside = parts_of(dataset)
     for part in inside:
-        yield from innermost(part)
+        yield from base_datasets(part)
     if not inside:
         yield dataset
 
@@ -103,7 +103,7 @@ def file_of(dataset: Dataset) -> str:
 
 def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> None:
     """Raise InputError if the ``num_classes`` of a config's head is not that of a dataset."""
-    for plain in innermost(dataset):
+    for plain in base_datasets(dataset):
         classes = classes_of(plain)
         if None not in (num_classes, classes or None) and len(classes) != num_classes:
             raise InputError(
@@ -116,7 +116,7 @@ def check_classes(config: str, num_classes: int | None, dataset: Dataset) -> Non
 def check_order(classes: Sequence[str], dataset: Dataset) -> None:
     """Raise InputError if a dataset has a class of the model's in another place."""
     places = {name: place for place, name in enumerate(classes)}
-    for plain in innermost(dataset):
+    for plain in base_datasets(dataset):
         for label, name in enumerate(classes_of(plain)):
             if places.get(name, label) != label:
                 raise InputError(
@@ -130,7 +130,7 @@ def check_metric(metric: BaseMetric, dataset: Dataset) -> None:
     """Raise InputError if the file of a metric is not that of a dataset's images and classes."""
     if getattr(metric, 'ann_file', None) is None or not hasattr(metric, 'check_data'):
         return
-    parts = list(innermost(dataset))
+    parts = list(base_datasets(dataset))
     infos = (
         plain.get_data_info(index) for plain in parts if hasattr(plain, 'get_data_info')
         for index in range(len(plain))
@@ -142,8 +142,8 @@ def check_metric(metric: BaseMetric, dataset: Dataset) -> None:
 def check_mixing(dataset: Dataset) -> None:
     """Raise InputError if a pipeline around datasets with masks moves images, but not masks."""
     own = getattr(dataset, 'pipeline', ())
-    if any(mask_loaders(getattr(plain, 'pipeline', ())) for plain in innermost(dataset)):
-        require_masks_kept(own, file_of(next(innermost(dataset))))
+    if any(mask_loaders(getattr(plain, 'pipeline', ())) for plain in base_datasets(dataset)):
+        require_masks_kept(own, file_of(next(base_datasets(dataset))))
     for part in parts_of(dataset):
         check_mixing(part)
 
@@ -160,7 +160,7 @@ class EpochSeedHook(Hook):
     def before_train_epoch(self, runner) -> None:
         """Seed this process, and leave a seed for the workers of the training data."""
         seed = seed_everything(runner.seed, runner.epoch, get_rank())
-        for number, dataset in enumerate(innermost(runner.train_dataloader.dataset)):
+        for number, dataset in enumerate(base_datasets(runner.train_dataloader.dataset)):
             if hasattr(dataset, 'epoch_seed'):
                 dataset.epoch_seed.set(seed + number)  # joined datasets draw differently
 

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mmsolov2.device import sent
+from mmsolov2.device import to_device
 from mmsolov2.errors import InputError
 
 MASK_STRIDE = 4  # of the mask features
@@ -90,7 +90,7 @@ def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
         if bitmaps.dtype != np.uint8 or bitmaps.max(initial=0) > 1:
             bitmaps = bitmaps != 0
         masks = torch.from_numpy(bitmaps.view(bool))
-    masks = sent(masks.bool(), device)
+    masks = to_device(masks.bool(), device)
     padding = [side - own for side, own in zip(size, masks.shape[-2:], strict=True)]
     if min(padding) < 0:
         raise InputError(

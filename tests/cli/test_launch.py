@@ -242,7 +242,7 @@ def test_a_wrong_setting_names_the_config(tiny_config, tmp_path, option, message
 )  # yapf: disable
 def test_a_wrong_setting_found_late_names_the_config(tiny_config, tmp_path, option, message):
     """mmengine builds and applies these when training starts."""
-    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option, name)
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     with pytest.raises(InputError) as caught:
         build_runner(read_config(args)).train()
     text = str(caught.value)
@@ -292,7 +292,7 @@ class MyDataset(CocoInstanceDataset):
     )
     monkeypatch.syspath_prepend(tmp_path)
     option = 'train_dataloader.dataset.type=mmsolov2.MyDataset'
-    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option, name)
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     importlib.import_module('my_parts')
     with pytest.raises(
         InputError, match=r"JSONDecodeError: .*json.loads\('no JSON'\), .*my_parts.py"
@@ -312,7 +312,7 @@ def test_other_runners_build_their_own_optimizer(tiny_config, tmp_path):
 
 def test_a_failure_while_training_keeps_its_traceback(tiny_config, tmp_path):
     option = 'optim_wrapper.clip_grad.nonsense=1'
-    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option, name)
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         build_runner(read_config(args)).train()
 
@@ -367,7 +367,7 @@ def test_a_training_without_a_config_file(tiny_config, tmp_path):
 
 def test_training_without_masks_is_refused(tiny_config, tmp_path):
     option = 'train_dataloader.dataset.pipeline.2.with_mask=False'
-    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option, name)
+    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
     with pytest.raises(InputError, match='training needs masks: set with_mask=True of LoadAnno'):
         build_runner(read_config(args)).train()
 
