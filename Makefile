@@ -16,14 +16,13 @@ test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
-	$(BIN)/python -m flake8
-	$(BIN)/python -m isort --check-only --diff .
-	$(BIN)/python -m yapf --diff --recursive mmsolov2 configs tools tests
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --diff
 	$(BIN)/python -m codespell_lib
 
 format: $(VENV)/installed
-	$(BIN)/python -m isort .
-	$(BIN)/python -m yapf --in-place --recursive mmsolov2 configs tools tests
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \

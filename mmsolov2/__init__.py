@@ -13,6 +13,12 @@ from mmsolov2.compat import checkpoint_loaders  # noqa: E402
 from mmsolov2.version import __version__  # noqa: E402
 
 __all__ = [
-    '__version__', 'checkpoint_loaders', 'datasets', 'engine', 'evaluation', 'fileio', 'models',
-    'visualization'
+    '__version__',
+    'checkpoint_loaders',
+    'datasets',
+    'engine',
+    'evaluation',
+    'fileio',
+    'models',
+    'visualization',
 ]

@@ -13,7 +13,7 @@ import mmsolov2  # noqa: F401  (first: it lets mmdet be imported on mmcv-lite)
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # test files run side by side
 
-TINY = '''
+TINY = """
 _base_ = '{base}'
 data_root = '{data}/'
 model = dict(
@@ -36,7 +36,7 @@ train_cfg = dict(max_epochs=3, val_interval=3)
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1))
 randomness = dict(seed=0)
-'''
+"""
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -53,12 +53,14 @@ def _seed():
 def _run_python(*arguments, cwd=ROOT, python=sys.executable, check=True, **variables):
     """Run Python in a process of its own, which finds the checkout and uses one thread."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **variables}
-    result = subprocess.run([python, *map(str, arguments)],
-                            cwd=cwd,
-                            env=environment,
-                            capture_output=True,
-                            text=True,
-                            timeout=600)
+    result = subprocess.run(
+        [python, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result
 

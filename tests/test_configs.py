@@ -61,8 +61,9 @@ def test_there_are_leaves():
 
 
 def test_names_are_unique():
-    assert [name for name, count in Counter(leaf.name for leaf in LEAVES).items()
-            if count > 1] == []
+    assert [
+        name for name, count in Counter(leaf.name for leaf in LEAVES).items() if count > 1
+    ] == []
 
 
 @every_leaf
@@ -90,7 +91,7 @@ def one_image(training: bool) -> dict:
         img_shape=(64, 64),
         ori_shape=(96, 96),
         scale_factor=(2 / 3, 2 / 3),
-        batch_input_shape=(64, 64)
+        batch_input_shape=(64, 64),
     )
     sample = DetDataSample(metainfo=sizes, **(dict(gt_instances=instances) if training else {}))
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
@@ -118,7 +119,7 @@ def test_model_builds_trains_a_step_and_predicts(leaf):
     assert [name for name, one in learning.items() if one.grad is None] == []
     with torch.no_grad():
         batch = model.eval().data_preprocessor(one_image(False), False)
-        (result, ) = model(**batch, mode='predict')
+        (result,) = model(**batch, mode='predict')
     assert result.pred_instances.masks.shape[1:] == (96, 96)
 
 
@@ -174,8 +175,11 @@ def test_test_pipelines_bring_ground_truth_in_the_frame_of_the_image(leaf):
     """By steps of mmdet's own, which other tools look for by their names, as thin as it may be."""
     dataset = read(leaf).test_dataloader.dataset
     assert [step['type'] for step in base_datasets(dataset)[0]['pipeline']] == [
-        'LoadImageFromFile', 'mmsolov2.MatchAnnotatedSize', 'Resize', 'LoadAnnotations',
-        'PackDetInputs'
+        'LoadImageFromFile',
+        'mmsolov2.MatchAnnotatedSize',
+        'Resize',
+        'LoadAnnotations',
+        'PackDetInputs',
     ]
     packed = through(dataset, [INSTANCE])
     assert packed['inputs'].shape[1] == 1 and packed['data_samples'].ori_shape == (3, 4000)
@@ -194,7 +198,7 @@ def test_training_pipelines_take_images_as_thin_as_a_line(leaf):
         for instance, size in ((INSTANCE, (3, 4000)), (upright, (4000, 3))):
             packed = through(train, [instance], *size)
             shape = packed['inputs'].shape[1:]
-            (mask, ) = packed['data_samples'].gt_instances.masks.to_ndarray()
+            (mask,) = packed['data_samples'].gt_instances.masks.to_ndarray()
             assert min(shape) == 1 and mask.shape == shape
             assert abs(2 * int(mask.sum()) - max(shape)) <= 1
 
@@ -236,7 +240,7 @@ def test_recipe_of_the_paper():
         type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001
     )
     assert config.auto_scale_lr.base_batch_size == 16
-    (resize, ) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
+    (resize,) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
     assert sorted(min(scale) for scale in resize.scales) == [640, 672, 704, 736, 768, 800]
     assert {max(scale) for scale in resize.scales} == {1333}
 
@@ -244,9 +248,9 @@ def test_recipe_of_the_paper():
 def test_recipe_of_the_light_models():
     """SOLOv2, section 4.3: short sides from 352 to 512, tested at 448."""
     config = read(CONFIGS / 'solov2' / 'solov2-light_r50_fpn_ms-3x_coco.py')
-    (resize, ) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
+    (resize,) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
     assert sorted(min(scale) for scale in resize.scales) == [352, 384, 416, 448, 480, 512]
-    (resize, ) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
+    (resize,) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
     assert resize.scale == (768, 448)
     assert config.model.mask_head.stacked_convs == 2 and config.train_cfg.max_epochs == 36
 
@@ -260,13 +264,15 @@ def test_recipe_of_1x():
 def test_recipe_of_the_light_deformable_model():
     """The original's: 852x512, version 1 of the convolution, the last of three in each tower."""
     config = read(CONFIGS / 'solov2' / 'solov2-light_r50-dcn_fpn_ms-3x_coco.py')
-    (resize, ) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
+    (resize,) = (step for step in config.train_dataloader.dataset.pipeline if 'scales' in step)
     assert sorted(resize.scales) == [(852, short) for short in (352, 384, 416, 448, 480, 512)]
-    (resize, ) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
+    (resize,) = (step for step in config.test_dataloader.dataset.pipeline if 'scale' in step)
     assert resize.scale == (852, 512)
     offsets = deformable_layers(config)
-    assert [name for name in offsets if not name.startswith('backbone')
-            ] == ['mask_head.cls_convs.2.conv', 'mask_head.kernel_convs.2.conv']
+    assert [name for name in offsets if not name.startswith('backbone')] == [
+        'mask_head.cls_convs.2.conv',
+        'mask_head.kernel_convs.2.conv',
+    ]
     assert set(offsets.values()) == {18}
 
 
@@ -276,7 +282,8 @@ def deformable_layers(config: Config) -> dict[str, int]:
         model = MODELS.build(without_weights(config.model))
     return {
         name.removesuffix('.conv_offset'): module.out_channels
-        for name, module in model.named_modules() if name.endswith('.conv_offset')
+        for name, module in model.named_modules()
+        if name.endswith('.conv_offset')
     }
 
 
@@ -337,11 +344,10 @@ def differences(ours: dict, base: dict, path: str = '') -> set[str]:
 CHANGES = {
     'kernel': {'mask_neck.out_channels', 'mask_head.kernel_size'},
     'coords': {'mask_neck.use_coords', 'mask_head.use_coords'},
-    'nms': {f'test_cfg.nms.{name}'
-            for name in ('type', 'kernel', 'sigma', 'iou_thr')},
-    'features':
-    {f'mask_neck.{name}'
-     for name in ('type', 'start_level', 'end_level', 'use_coords')},
+    'nms': {f'test_cfg.nms.{name}' for name in ('type', 'kernel', 'sigma', 'iou_thr')},
+    'features': {
+        f'mask_neck.{name}' for name in ('type', 'start_level', 'end_level', 'use_coords')
+    },
     'owner': {'mask_head.assigner.owner'},
     'vanishing': {'mask_head.assigner.vanishing'},
     'open': {'mask_head.assigner.open_ended'},
@@ -357,7 +363,7 @@ def test_an_ablation_changes_only_what_its_name_says(leaf):
     row = leaf.stem.removeprefix('solov2_r50_fpn_ms-3x_')
     changed = differences(
         read(leaf).model.to_dict(),
-        read(CONFIGS / 'solov2/solov2_r50_fpn_ms-3x_coco.py').model.to_dict()
+        read(CONFIGS / 'solov2/solov2_r50_fpn_ms-3x_coco.py').model.to_dict(),
     )
     assert changed <= CHANGES[row.split('-')[0]]
     published = ('kernel-1x1x256', 'coords-both', 'nms-matrix_', 'features-unified')
@@ -390,7 +396,7 @@ def test_defaults_equal_mmdets():
 def test_the_recipe_for_published_weights(tmp_path):
     """docs/custom_data.md: with the 14 pictures that it speaks of, its warm-up ends early."""
     text = (ROOT / 'docs' / 'custom_data.md').read_text()
-    (recipe, ) = [part.partition('```')[0] for part in text.split('```python\n')[1:]]
+    (recipe,) = [part.partition('```')[0] for part in text.split('```python\n')[1:]]
     (tmp_path / 'recipe.py').write_text(recipe)
     config = Config.fromfile(tmp_path / 'recipe.py')
     iterations = 14 // config.train_dataloader.batch_size * config.train_cfg.max_epochs

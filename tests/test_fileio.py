@@ -25,7 +25,7 @@ class Interrupted(Exception):
 
 def write_half(self, obj: bytes, filepath: str | Path) -> None:
     """A write of which only the first half gets to the disk."""
-    Path(filepath).write_bytes(bytes(obj)[:len(obj) // 2])
+    Path(filepath).write_bytes(bytes(obj)[: len(obj) // 2])
     raise Interrupted
 
 
@@ -122,6 +122,7 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
     """Windows flushes no file that is open for reading alone."""
     from fcntl import F_GETFL, fcntl
+
     modes = []
     monkeypatch.setattr(os, 'fsync', lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE))
     AtomicLocalBackend().put(b'content', tmp_path / 'a.bin')
@@ -204,13 +205,14 @@ def at(path: Path, seconds: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    'note, expected', [
+    'note, expected',
+    [
         (None, '{folder}/epoch_10.pth'),
         ('', '{folder}/epoch_10.pth'),
         ('/where/it/was/epoch_9.pth', '{folder}/epoch_10.pth'),
         ('{folder}/epoch_9.pth\n', '{folder}/epoch_9.pth'),
         ('s3://bucket/epoch_9.pth', 's3://bucket/epoch_9.pth'),
-    ]
+    ],
 )
 def test_latest_checkpoint(tmp_path, note, expected):
     at(tmp_path / 'epoch_9.pth', 200)  # copied after the other

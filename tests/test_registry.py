@@ -12,7 +12,8 @@ from mmsolov2 import registry as ours
 
 CONFIG = Path(__file__).parents[1] / 'configs' / '_base_' / 'models' / 'solov2-light_r50_fpn.py'
 NAMES = [
-    name for name, value in vars(theirs).items()
+    name
+    for name, value in vars(theirs).items()
     if isinstance(value, Registry) and value.scope == 'mmdet'
 ]
 
@@ -41,7 +42,8 @@ def test_no_other_registries():
 
 
 @pytest.mark.parametrize(
-    'registry, name', [
+    'registry, name',
+    [
         (MODELS, 'SOLOv2'),
         (MODELS, 'MaskFeatureNeck'),
         (MODELS, 'SeparateMaskFeatureNeck'),
@@ -59,7 +61,7 @@ def test_no_other_registries():
         (HOOKS, 'FiniteHook'),
         (HOOKS, 'NMSTimeHook'),
         (VISUALIZERS, 'InstanceVisualizer'),
-    ]
+    ],
 )
 def test_names(registry, name):
     found = registry.get(f'mmsolov2.{name}')

@@ -56,7 +56,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
     command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', folder, ROOT]
     subprocess.run(command, check=True, capture_output=True)  # a source archive, and from it
-    (path, ) = folder.glob('*.whl')
+    (path,) = folder.glob('*.whl')
     return path
 
 
@@ -80,15 +80,18 @@ def run(python, tmp_path_factory):
 
     def run_there(*arguments):
         environment = {
-            **os.environ, 'OMP_NUM_THREADS': '1',
-            'PATH': f'{python.parent}:/usr/bin:/bin'
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'PATH': f'{python.parent}:/usr/bin:/bin',
         }
         environment.pop('PYTHONPATH', None)
-        result = subprocess.run([python, *map(str, arguments)],
-                                cwd=folder,
-                                env=environment,
-                                capture_output=True,
-                                text=True)
+        result = subprocess.run(
+            [python, *map(str, arguments)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
         return result.stdout + result.stderr
 
@@ -101,10 +104,10 @@ def config(tiny_config, run):
     """A user's config, which inherits one of the wheel."""
     text = tiny_config.read_text().replace(
         str(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py'),
-        'mmsolov2::shapes/solov2-light_r18_fpn_shapes.py'
+        'mmsolov2::shapes/solov2-light_r18_fpn_shapes.py',
     )
     path = run.folder / 'mine.py'
-    path.write_text(text + "train_cfg = dict(max_epochs=1, val_interval=1)\n")
+    path.write_text(text + 'train_cfg = dict(max_epochs=1, val_interval=1)\n')
     return path
 
 
@@ -120,10 +123,12 @@ def checkpoint(config, run):
 
 def test_the_wheel_carries_configs_tools_and_the_index(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(['git', 'ls-files', 'configs', 'tools', 'model-index.yml'],
-                             cwd=ROOT,
-                             capture_output=True,
-                             text=True).stdout.split()
+    tracked = subprocess.run(
+        ['git', 'ls-files', 'configs', 'tools', 'model-index.yml'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     assert len(tracked) > 20
     assert {f'mmsolov2/.mim/{name}' for name in tracked} <= names
     assert not [name for name in names if name.endswith('.pyc')]
@@ -137,13 +142,13 @@ def test_mim_trains_tests_and_predicts(config, checkpoint, run, tiny_shapes):
     run(
         *MIM, 'run', 'mmsolov2', 'predict', images, '--config', config, '--checkpoint', checkpoint,
         '--out-dir', 'seen', '--score-thr', 0
-    )  # yapf: disable
+    )  # fmt: skip
     assert len(list((run.folder / 'seen/overlays').glob('*.png'))) == 6
 
 
 @pytest.mark.parametrize(
     'tool',
-    ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs', 'benchmark']
+    ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs', 'benchmark'],
 )
 def test_every_tool_starts_from_the_wheel(tool, run):
     """What ``mim run`` calls; its own -h hides the tool's."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class Subcommand(NamedTuple):
     build: Callable[[argparse.Namespace, dict], Runs]
     differing: Callable[[object, object], int] | None
     warm: dict  # settings of a small case: run first where memory is measured
-    choices: dict[str, Sequence] = {}
+    choices: ClassVar[dict[str, Sequence]] = {}
     measure: Callable[..., dict] = None  # ``measured`` unless it says otherwise
     overhead: bool = False  # whether the others contain the floor
     trains: bool = False  # whether it needs gradients
@@ -116,14 +116,17 @@ def postprocess_runs(args: argparse.Namespace, case: dict) -> Runs:
     def convolve() -> list[Tensor]:
         return [
             F.conv2d(features[None], kernels)
-            for features, kernels in zip(made.features, picked, strict=True) if len(kernels)
+            for features, kernels in zip(made.features, picked, strict=True)
+            if len(kernels)
         ]
 
     return dict(
-        mmdet=lambda: theirs.
-        predict_by_feat(list(made.kernels), list(made.logits), made.features, metas),
-        ours=lambda: ours.
-        predict_by_feat(list(made.logits), list(made.kernels), made.features, metas, rescale=True),
+        mmdet=lambda: theirs.predict_by_feat(
+            list(made.kernels), list(made.logits), made.features, metas
+        ),
+        ours=lambda: ours.predict_by_feat(
+            list(made.logits), list(made.kernels), made.features, metas, rescale=True
+        ),
         floor=convolve,
     )
 
@@ -131,8 +134,11 @@ def postprocess_runs(args: argparse.Namespace, case: dict) -> Runs:
 def one_by_one(outputs: Outputs) -> list[Outputs]:
     """The outputs of each image of a batch."""
     return [
-        Outputs([level[i:i + 1] for level in outputs.logits],
-                [level[i:i + 1] for level in outputs.kernels], outputs.features[i:i + 1])
+        Outputs(
+            [level[i : i + 1] for level in outputs.logits],
+            [level[i : i + 1] for level in outputs.kernels],
+            outputs.features[i : i + 1],
+        )
         for i in range(len(outputs.features))
     ]
 
@@ -242,20 +248,17 @@ def measured_apart(bench: Subcommand, args: argparse.Namespace, case: dict) -> d
     """Peak memory and times of a case whose runs are too large to share a process."""
     notes = too_large(args, case)
     names = ['ours', 'floor'] if notes else ['mmdet', 'ours', 'floor']
-    rounds = [{
-        name: probe(bench, args, case, name)
-        for name in names
-    } for _ in range(min(args.repeats, 3))]
+    rounds = [
+        {name: probe(bench, args, case, name) for name in names}
+        for _ in range(min(args.repeats, 3))
+    ]
     notes += dict.fromkeys(
         note for one in rounds for found in one.values() for note in found['notes']
     )
     values = {name: [one[name] for one in rounds if one[name]['seconds']] for name in names}
     found = dict(
         case=case,
-        seconds={
-            name: [one['seconds'] for one in found]
-            for name, found in values.items()
-        },
+        seconds={name: [one['seconds'] for one in found] for name, found in values.items()},
         memory={
             name: max((one['memory'] for one in found if one['memory'] is not None), default=None)
             for name, found in values.items()
@@ -343,7 +346,7 @@ def measured_reading(bench: Subcommand, args: argparse.Namespace, case: dict) ->
         write_file(path, **case)
         for turn in range(min(args.repeats, 3)):
             datasets = {}
-            for name in list(TYPES)[::-1 if turn % 2 else 1]:
+            for name in list(TYPES)[:: -1 if turn % 2 else 1]:
                 datasets[name], spent = read(TYPES[name], path, case['classes'])
                 found[name].append(spent)
     differing = differing_images(datasets['mmdet'], datasets['ours'])
@@ -357,14 +360,13 @@ def memory_runs(args: argparse.Namespace, case: dict) -> Runs:
 
 
 BENCHES = {
-    'predict':
-    Subcommand(
+    'predict': Subcommand(
         help='images to results, the network included',
         floor='our network alone with the same option, without post-processing',
         overhead=True,
         axes=dict(
             candidates=(100, 500),
-            masks=('compact', ),
+            masks=('compact',),
             option=('none', 'channels-last'),
         ),
         build=predict_runs,
@@ -374,8 +376,7 @@ BENCHES = {
         warm=WARM,
         choices=dict(masks=MASK_KINDS, option=tuple(OPTIONS)),
     ),
-    'postprocess':
-    Subcommand(
+    'postprocess': Subcommand(
         help="the network's outputs to results",
         floor="the convolution of the candidates' kernels alone",
         axes=dict(candidates=(10, 100, 300, 500, 2000), classes=(1, 3, 80), masks=MASK_KINDS),
@@ -385,8 +386,7 @@ BENCHES = {
         warm=WARM,
         choices=dict(masks=MASK_KINDS),
     ),
-    'network':
-    Subcommand(
+    'network': Subcommand(
         help="the network alone, with the model's options for speed",
         floor='our network without the option',
         axes=dict(option=tuple(OPTIONS)),
@@ -395,30 +395,28 @@ BENCHES = {
         warm=WARM,
         choices=dict(option=tuple(OPTIONS)),
     ),
-    'nms':
-    Subcommand(
+    'nms': Subcommand(
         help='mask NMS alone, its overlaps included',
         floor='one matrix product of all masks with all',
         axes=dict(
             candidates=(10, 100, 300, 500, 2000),
             strategy=tuple(STRATEGIES),
-            classes=(80, ),
-            masks=('compact', ),
+            classes=(80,),
+            masks=('compact',),
         ),
         build=nms_runs,
         differing=differing_scores,
         warm=WARM,
         choices=dict(strategy=tuple(STRATEGIES), masks=MASK_KINDS),
     ),
-    'memory':
-    Subcommand(
+    'memory': Subcommand(
         help='peak memory and time of prediction by the size of the original image',
         floor="the candidates' convolution, or our network alone",
         axes=dict(
             image=('800x1333', '2000x3000', '4000x6000'),
             format=('bitmap', 'rle'),
             stage=('post-processing', 'prediction'),
-            candidates=(100, ),
+            candidates=(100,),
         ),
         build=memory_runs,
         differing=differing_pixels,
@@ -428,8 +426,7 @@ BENCHES = {
         encode=True,
         choices=dict(format=('bitmap', 'rle'), stage=('post-processing', 'prediction')),
     ),
-    'targets':
-    Subcommand(
+    'targets': Subcommand(
         help='instances of one image to what a loss compares with',
         floor='',
         axes=dict(instances=(1, 10, 40, 100, 200, 300)),
@@ -437,8 +434,7 @@ BENCHES = {
         differing=differing_targets,
         warm=WARM,
     ),
-    'step':
-    Subcommand(
+    'step': Subcommand(
         help='a training step without the optimizer, and the loss with its targets alone',
         floor='forward and backward of our network with a trivial loss',
         axes=dict(instances=(1, 10, 40, 100)),
@@ -449,8 +445,7 @@ BENCHES = {
         trains=True,
         amp=True,
     ),
-    'loss-memory':
-    Subcommand(
+    'loss-memory': Subcommand(
         help='the loss with its targets and its backward, of outputs of a network',
         floor='',
         axes=dict(positives=(10, 40, 100, 300)),
@@ -459,14 +454,13 @@ BENCHES = {
         warm=WARM,
         trains=True,
     ),
-    'evaluate':
-    Subcommand(
+    'evaluate': Subcommand(
         help='prediction results to COCO figures, the network excluded',
         floor='',
         axes=dict(
-            images=(300, ),
-            instances=(60, ),
-            classes=(20, ),
+            images=(300,),
+            instances=(60,),
+            classes=(20,),
             format=('bitmap', 'rle'),
             backend=('pycocotools', 'faster'),
         ),
@@ -476,11 +470,10 @@ BENCHES = {
         measure=measured_evaluation,
         choices=dict(format=('bitmap', 'rle'), backend=('pycocotools', 'faster')),
     ),
-    'read':
-    Subcommand(
+    'read': Subcommand(
         help='an annotation file to a data set; ours checks every entry',
         floor='',
-        axes=dict(images=(118_000, ), annotations=(860_000, ), classes=(80, )),
+        axes=dict(images=(118_000,), annotations=(860_000,), classes=(80,)),
         build=None,
         differing=None,
         warm={},
@@ -631,7 +624,8 @@ def main() -> None:
     args = parse_args()
     with exit_with_message('benchmark.py'):
         if args.command == 'report':
-            return write_page([Path(folder) for folder in args.out], Path(args.page))
+            write_page([Path(folder) for folder in args.out], Path(args.page))
+            return
         wrong = run_all(sys.argv[2:]) if args.command == 'all' else start(args)
     if wrong:
         sys.exit(f'error: {wrong} cases have other results than mmdet: see column "differing"')

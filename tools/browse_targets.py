@@ -108,7 +108,7 @@ def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence
         num_grids=head.num_grids,
         background=head.num_classes,
     )
-    ((cell, instance), ) = positives([targets])
+    ((cell, instance),) = positives([targets])
     return Targets(
         name=Path(data['data_samples'][0].img_path).name,
         image=np.ascontiguousarray(image.permute(1, 2, 0).byte().numpy()),
@@ -204,7 +204,7 @@ def draw_cells(picture: np.ndarray, level: Level, x: np.ndarray, y: np.ndarray) 
     owner = dict(zip(level.cell.tolist(), level.instance.tolist(), strict=True))  # the last one
     for cell, instance in owner.items():
         row, column = divmod(cell, level.grid)
-        window = picture[y[row]:y[row + 1], x[column]:x[column + 1]]
+        window = picture[y[row] : y[row + 1], x[column] : x[column + 1]]
         tint(window, np.ones(window.shape[:2], bool), instance_color(instance), 0.6)
 
 

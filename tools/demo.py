@@ -33,10 +33,11 @@ def run(script: str, *arguments: str) -> None:
     """Print and run one of the project's tools; exit with its status if it fails."""
     command = [
         os.path.relpath(sys.executable),
-        os.path.relpath(ROOT / 'tools' / script), *arguments
+        os.path.relpath(ROOT / 'tools' / script),
+        *arguments,
     ]
     print(f'\n$ {" ".join(command)}', flush=True)
-    status = subprocess.run(command).returncode
+    status = subprocess.run(command).returncode  # noqa: PLW1510
     if status:
         sys.exit(status)
 
@@ -70,7 +71,9 @@ def prepare(work_dir: Path, wanted: str) -> None:
     require_folder(work_dir)
     if plan.is_file() and plan.read_text() != wanted:
         for path in (
-            work_dir / 'done', work_dir / 'last_checkpoint', *work_dir.glob('epoch_*.pth')
+            work_dir / 'done',
+            work_dir / 'last_checkpoint',
+            *work_dir.glob('epoch_*.pth'),
         ):
             path.unlink(missing_ok=True)
     plan.write_text(wanted)
@@ -104,7 +107,7 @@ def demonstrate(args: argparse.Namespace) -> None:
     run(
         'predict.py', *images, '--config', CONFIG, '--checkpoint', str(checkpoint),
         '--out-dir', str(pictures)
-    )  # yapf: disable
+    )  # fmt: skip
     segm, bbox = figures['coco/segm_mAP'], figures['coco/bbox_mAP']
     print(f'\nAP on held-out shapes: masks {segm:.3f}, boxes {bbox:.3f}')
     print(f'Look at the predicted masks: {(pictures / "overlays").resolve()}')

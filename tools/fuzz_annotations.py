@@ -60,7 +60,7 @@ JUNK = (
     '1', '7', 'x', ' ', '\ud800', 'a' * 5000, [], [[]], [None], [1, 2, 3], [1, 2, 3, 4],
     [1, 2, 3, 4, 5, 6], ['1'], [[1, 2, 3, 4]], {}, {'x': 1}, {'counts': []}, {'counts': 'x'},
     {'size': [HEIGHT, WIDTH], 'counts': [5]}, {'size': [10**9, 10**9], 'counts': [10**18]},
-)  # yapf: disable
+)  # fmt: skip
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='mmsolov2.MatchAnnotatedSize'),
@@ -89,7 +89,7 @@ def mask_of(index: int) -> np.ndarray:
     """The mask (HEIGHT, WIDTH) uint8 of an instance of an image."""
     left, top, width, height = rectangle(index)
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[top:top + height, left:left + width] = 1
+    mask[top : top + height, left : left + width] = 1
     return mask
 
 
@@ -114,7 +114,7 @@ def packed(index: int) -> dict:
 
 FORMS = (  # of the segmentation of an instance: all are unambiguous
     lambda index: [polygon_of(index)],
-    lambda index: polygon_of(index),
+    polygon_of,
     lambda index: [[str(number) for number in polygon_of(index)]],
     lambda index: np.reshape(polygon_of(index), (-1, 2)).tolist(),
     lambda index: [np.reshape(polygon_of(index), (-1, 2)).tolist()],
@@ -144,7 +144,9 @@ def made_file() -> dict:
             iscrowd=0,
             segmentation=FORMS[(0, 0, 8, 9)[index]](index),
             index=index,
-        ) for image in images for index in range(INSTANCES)
+        )
+        for image in images
+        for index in range(INSTANCES)
     ]
     categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
     return dict(info={}, images=images, annotations=annotations, categories=categories)
@@ -154,9 +156,11 @@ def instances_of(data: dict) -> list[Instance]:
     """What must be trained on of a file as it is made, in the order of its annotations."""
     return [
         Instance(
-            f'{one["image_id"]}.png', CLASSES[one['category_id'] - 1],
-            mask_of(one['index']).tobytes()
-        ) for one in data['annotations']
+            f'{one["image_id"]}.png',
+            CLASSES[one['category_id'] - 1],
+            mask_of(one['index']).tobytes(),
+        )
+        for one in data['annotations']
     ]
 
 
@@ -182,7 +186,7 @@ def retype_ids(rng: random.Random, data: dict) -> frozenset[int]:
     for entries, key in (
         ('images', 'id'), ('annotations', 'image_id'), ('annotations', 'category_id'),
         ('categories', 'id'), ('annotations', 'id')
-    ):  # yapf: disable
+    ):  # fmt: skip
         convert = rng.choice([str, float, int])
         for entry in data[entries]:
             if type(entry.get(key)) is int and rng.random() < 0.7:
@@ -243,7 +247,7 @@ def no_instance(rng: random.Random, data: dict) -> frozenset[int]:
     change = rng.choice([
         dict(iscrowd=1), dict(ignore=1), dict(segmentation=rng.choice(JUNK)), dict(image_id=99),
         dict(segmentation=[[9, 9, 20, 20]]), dict(segmentation=[[1e5, 1e5, 2e5, 1e5, 2e5, 2e5]]),
-    ])  # yapf: disable
+    ])  # fmt: skip
     few = rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
     for one in few:
         one.update(change)
@@ -278,10 +282,10 @@ def wrong_runs(rng: random.Random, data: dict) -> frozenset[int]:
     place = rng.randrange(len(counts))
     if isinstance(counts, str):
         junk = rng.choice(['', '~', '0', 'o', 'P', '\n', 'é', 'oooooooooooooo', counts])
-        rle['counts'] = counts[:place] + junk + counts[place + rng.choice([0, 1, 5]):]
+        rle['counts'] = counts[:place] + junk + counts[place + rng.choice([0, 1, 5]) :]
     else:
         junk = rng.choice([[], [0], [-1], [10**30], [counts[place] + 5000], [1.5], [None], ['1']])
-        rle['counts'] = counts[:place] + junk + counts[place + 1:]
+        rle['counts'] = counts[:place] + junk + counts[place + 1 :]
     if rng.random() < 0.2:
         rle['size'] = rng.choice([None, [], [WIDTH, HEIGHT], [0, 0], [-1, 5], ['40', '56'], 'x'])
     one['segmentation'] = rle
@@ -321,7 +325,7 @@ def junk_entry(rng: random.Random, data: dict) -> frozenset[int]:
 
 HARMLESS = (shuffle, retype_ids, renumber, odd_optional, other_form, more_keys)
 HARMFUL = (no_instance, other_numbers, wrong_runs, equal_ids, junk_value)
-LAST = (junk_entry, )  # after it the file has not the parts that others look for
+LAST = (junk_entry,)  # after it the file has not the parts that others look for
 
 
 def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
@@ -343,8 +347,11 @@ def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
     text, names = json.dumps(data), [mutation.__name__ for mutation in chosen]
     if rng.random() < 0.1:
         place = rng.randrange(len(text))
-        text = text[:place] + rng.choice(['', '0', '-', '"', '[', '}', 'null', 'é']
-                                         ) + text[place + 1:]
+        text = (
+            text[:place]
+            + rng.choice(['', '0', '-', '"', '[', '}', 'null', 'é'])
+            + text[place + 1 :]
+        )
         return text, EVERYTHING, [*names, 'other_character']
     return text, cost, names
 
@@ -381,7 +388,8 @@ def evaluated(file: Path) -> float:
     truth = made_file()
     for image in metric._coco_api.dataset['images']:
         own = [
-            one for one in truth['annotations']
+            one
+            for one in truth['annotations']
             if f'{one["image_id"]}.png' == image.get('file_name')
         ]
         masks = torch.from_numpy(np.array([mask_of(one['index']) for one in own])).bool()
@@ -394,7 +402,7 @@ def evaluated(file: Path) -> float:
         )
         sample = dict(pred_instances=found, img_id=image['id'], ori_shape=(HEIGHT, WIDTH))
         metric.process({}, [sample])
-    return metric.evaluate(len(truth['images']))['coco/segm_mAP'] if metric.results else 0.
+    return metric.evaluate(len(truth['images']))['coco/segm_mAP'] if metric.results else 0.0
 
 
 def attempt(use: Callable, file: Path) -> tuple[object, str]:
@@ -406,7 +414,7 @@ def attempt(use: Callable, file: Path) -> tuple[object, str]:
         named = str(file) in message and NAMED.search(message.replace(str(file), ''))
         named = named and len(message) < LONGEST_MESSAGE and '\n' not in message
         return None, '' if named else f'{use.__name__}: a message that does not help: {message}'
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return None, f'{use.__name__}: {type(error).__name__}: {error}'
 
 
@@ -451,7 +459,7 @@ def fuzz(folder: Path, cases: int, seed: int) -> tuple[Counter, list[str]]:
         cv2.imwrite(str(folder / f'{number}.png'), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
     counts, faults = Counter(), []
     for case in range(cases):
-        text, cost, names = mutated(random.Random(f'{seed} {case}'))
+        text, cost, names = mutated(random.Random(f'{seed} {case}'))  # noqa: S311
         file = folder / f'{seed}-{case}.json'
         file.write_text(text)
         faulthandler.dump_traceback_later(HANGING, exit=True, file=sys.__stderr__)

@@ -41,7 +41,7 @@ HOLE = 563  # radius of a ring's hole, of an outer radius of UNIT
 AREAS = {'circle': 3217, 'square': 2048, 'triangle': 1330, 'star': 1150, 'ring': 2244}  # radius 1
 
 # (least, most) square root of a shape's area; each pair is drawn with equal chance
-SIDES = 2 * ((14, 28), ) + 6 * ((34, 72), ) + 2 * ((97, 110), )
+SIDES = 2 * ((14, 28),) + 6 * ((34, 72),) + 2 * ((97, 110),)
 UPRIGHT = 90  # degrees: triangles and stars point up, squares stand on a side
 TURN = 20  # degrees that a shape may lean to either side
 MAX_SHAPES = 7
@@ -350,16 +350,12 @@ def annotate(scene: Scene, image_id: int) -> Iterator[dict[str, Any]]:
 def coco_header() -> dict[str, Any]:
     """The parts of a COCO file that are the same in every split."""
     return {
-        'info': {
-            'description': DESCRIPTION,
-            'version': str(RECIPE)
-        },
+        'info': {'description': DESCRIPTION, 'version': str(RECIPE)},
         'licenses': [],
-        'categories': [{
-            'id': number,
-            'name': name,
-            'supercategory': 'shape'
-        } for number, name in enumerate(CLASSES, start=1)],
+        'categories': [
+            {'id': number, 'name': name, 'supercategory': 'shape'}
+            for number, name in enumerate(CLASSES, start=1)
+        ],
     }
 
 

@@ -54,7 +54,7 @@ def without_values(config: Config) -> nn.Module:
 
 def test_size(config: Config) -> tuple[int, int]:
     """Height and width of a padded network input of the config's test pipeline."""
-    (scale, ) = (step.scale for step in dataset_of(config, 'test').pipeline if 'scale' in step)
+    (scale,) = (step.scale for step in dataset_of(config, 'test').pipeline if 'scale' in step)
     divisor = config.model.data_preprocessor.pad_size_divisor
     width, height = (-(-side // divisor) * divisor for side in scale)
     return height, width
@@ -76,7 +76,7 @@ def costs(config: Config, size: tuple[int, int]) -> Costs:
 
 
 def mmdets(name: str) -> Config | None:
-    """mmdet's config of a model, if it has one."""
+    """Mmdet's config of a model, if it has one."""
     files = list(THEIRS.glob(f'solo*/{OTHER_NAMES.get(name, name)}.py'))
     return Config.fromfile(files[0]) if files else None
 

@@ -140,7 +140,7 @@ def fitting(name: str) -> str:
     if len(os.fsencode(path.name)) <= LONGEST_NAME:
         return name
     ending = f'-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.png'
-    start = os.fsencode(path.name)[:LONGEST_NAME - len(ending)].decode(errors='ignore')
+    start = os.fsencode(path.name)[: LONGEST_NAME - len(ending)].decode(errors='ignore')
     return path.with_name(start + ending).as_posix()
 
 

@@ -45,18 +45,29 @@ PAPER = {  # mask AP, AP50, AP75 on COCO val2017: SOLOv2, table 3 a to d
     'coords-kernel': (36.3, 57.3, 38.5),
     'coords-feature': (37.1, 58.0, 39.4),
     'coords-both': (37.8, 58.5, 40.4),
-    'nms-hard': (36.3, ),
-    'nms-soft': (36.5, ),
-    'nms-fast': (36.2, ),
-    'nms-matrix': (36.6, ),
+    'nms-hard': (36.3,),
+    'nms-soft': (36.5,),
+    'nms-fast': (36.2,),
+    'nms-matrix': (36.6,),
     'features-separate': (37.3, 58.2, 40.0),
     'features-unified': (37.8, 58.5, 40.4),
 }
 PAPER_NMS = {'nms-hard': '9', 'nms-soft': '22', 'nms-fast': '<1', 'nms-matrix': '<1'}  # ms
 OPTIONS = (
-    'heads-solo', 'heads-decoupled-solo', 'heads-mask-rcnn', 'nms-matrix-linear', 'owner-last',
-    'owner-smallest', 'owner-nearest', 'vanishing-drop', 'vanishing-cover', 'open-ended',
-    'half-pixel', 'sync-avg-factor', 'min-mask-1', 'symmetric-peaks'
+    'heads-solo',
+    'heads-decoupled-solo',
+    'heads-mask-rcnn',
+    'nms-matrix-linear',
+    'owner-last',
+    'owner-smallest',
+    'owner-nearest',
+    'vanishing-drop',
+    'vanishing-cover',
+    'open-ended',
+    'half-pixel',
+    'sync-avg-factor',
+    'min-mask-1',
+    'symmetric-peaks',
 )
 ROWS = ('default', *PAPER, *OPTIONS)
 RUNNING: set[subprocess.Popen] = set()  # tools that were started, at work or done
@@ -87,7 +98,7 @@ def parse_args() -> argparse.Namespace:
         '--jobs',
         type=at_least_1,
         default=1,
-        help='trainings at a time; they share the CPUs, or take OMP_NUM_THREADS each'
+        help='trainings at a time; they share the CPUs, or take OMP_NUM_THREADS each',
     )
     parser.add_argument(
         '--gpus', type=at_least_1, help='GPUs of each training, through dist_train.sh'
@@ -97,7 +108,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
-        help='settings of the config that rows change'
+        help='settings of the config that rows change',
     )
     args = parser.parse_args()
     if args.gpus and args.jobs > 1:
@@ -311,7 +322,9 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
     command, environment = [sys.executable, script, config, *options], dict(os.environ)
     if args.gpus:
         command = [
-            script.with_name(f'dist_{tool}.sh'), config, *with_gpus(tool, args.gpus, options)
+            script.with_name(f'dist_{tool}.sh'),
+            config,
+            *with_gpus(tool, args.gpus, options),
         ]
         environment['PYTHON'] = sys.executable
     else:
@@ -319,10 +332,9 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f'{tool}.log'
     with log.open('w') as file:
-        process = subprocess.Popen([str(part) for part in command],
-                                   stdout=file,
-                                   stderr=subprocess.STDOUT,
-                                   env=environment)
+        process = subprocess.Popen(
+            [str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
         RUNNING.add(process)
         try:
             status = process.wait()
@@ -336,7 +348,7 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
 def with_gpus(tool: str, gpus: int, options: list) -> list:
     """Options of dist_train.sh or dist_test.sh: the GPUs come after the checkpoint, if any."""
     before = options[:1] if tool == 'test' else []
-    return [*before, gpus, *options[len(before):]]
+    return [*before, gpus, *options[len(before) :]]
 
 
 def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
@@ -360,7 +372,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
         print(
             f'[{finished}/{len(needed)}] {run.training.name}: {spent:.0f} min spent, about '
             f'{left:.0f} min of training left',
-            flush=True
+            flush=True,
         )
 
     print(f'{len(needed)} trainings to do for {len(runs)} runs', flush=True)

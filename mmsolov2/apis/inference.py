@@ -34,7 +34,7 @@ FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack som
     ('.jp2', '.j2k', '.jpf', '.jpx'), ('.jpg', '.jfif', '.jpe', '.jpeg', '.mpo'), ('.pam', ),
     ('.pfm', ), ('.png', '.apng'), ('.ppm', '.pbm', '.pgm', '.pnm'), ('.sr', '.ras'),
     ('.tif', '.tiff'), ('.webp', )
-)  # yapf: disable
+)  # fmt: skip
 IMAGE_SUFFIXES = tuple(
     sorted(suffix for kind in FORMATS if cv2.haveImageWriter(f'x{kind[0]}') for suffix in kind)
 )
@@ -99,7 +99,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
         yield from map(Path, glob.glob(str(pattern)))
         return
     first = pattern.parts.index('**')
-    rest = pattern.parts[first + 1:] or ('*', )
+    rest = pattern.parts[first + 1 :] or ('*',)
     for top in filter(os.path.isdir, glob.glob(str(Path(*pattern.parts[:first])))):
         for folder in _folders(top):
             yield from _matches(Path(glob.escape(folder), *rest))
@@ -292,8 +292,9 @@ def coco_categories(classes: Sequence[str]) -> list[dict]:
     return [dict(id=number, name=name) for number, name in zip(ids, classes, strict=True)]
 
 
-def to_coco(sample: DetDataSample, *, image_id: int, file_name: str,
-            classes: Sequence[str]) -> list[dict]:
+def to_coco(
+    sample: DetDataSample, *, image_id: int, file_name: str, classes: Sequence[str]
+) -> list[dict]:
     """COCO results of a sample, one dict an instance, ready for JSON.
 
     ``image_id``, ``file_name``, ``category_id`` (see ``coco_categories``), ``category_name``,
@@ -315,5 +316,7 @@ def to_coco(sample: DetDataSample, *, image_id: int, file_name: str,
             bbox=[x1, y1, x2 - x1, y2 - y1],
             score=score,
             segmentation=dict(size=list(mask['size']), counts=mask['counts'].decode('ascii')),
-        ) for label, (x1, y1, x2, y2), score, mask in rows if x2 > x1
+        )
+        for label, (x1, y1, x2, y2), score, mask in rows
+        if x2 > x1
     ]

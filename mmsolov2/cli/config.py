@@ -50,8 +50,9 @@ def _is_of_a_part(filename: str) -> bool:
     libraries = (
         sysconfig.get_path(name) for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')
     )
-    return not any(path.is_relative_to(folder)
-                   for folder in libraries) and (path.parent != PACKAGE.parent / 'tools')
+    return not any(path.is_relative_to(folder) for folder in libraries) and (
+        path.parent != PACKAGE.parent / 'tools'
+    )
 
 
 def find_config(name: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -71,9 +72,9 @@ def is_of_the_machine(error: Exception) -> bool:
     """Whether an error is of memory, disk, GPU or other processes, and not of a setting."""
     kinds = (MemoryError, OSError, torch.cuda.OutOfMemoryError, torch.distributed.DistError)
     words = ('DefaultCPUAllocator', 'CUDA error', 'gloo')  # of torch's plain RuntimeErrors
-    return isinstance(
-        error, kinds
-    ) or (type(error) is RuntimeError and any(word in str(error) for word in words))
+    return isinstance(error, kinds) or (
+        type(error) is RuntimeError and any(word in str(error) for word in words)
+    )
 
 
 class CheckedRunner(Runner):
@@ -126,9 +127,9 @@ class CheckedRunner(Runner):
     def build_param_scheduler(self, scheduler) -> list | dict:
         """Build schedulers, and warn of a warm-up that the training ends in."""
         schedulers = super().build_param_scheduler(scheduler)
-        every = sum(schedulers.values(), []) if isinstance(schedulers, dict) else schedulers
+        parts = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
         warming = (ConstantParamScheduler, LinearParamScheduler)
-        for each in every:
+        for each in chain(*parts):
             unit, last = ('epoch', self.max_epochs) if each.by_epoch else ('iter', self.max_iters)
             if isinstance(each, warming) and last < each.end != INF:  # INF: no end is set
                 self.logger.warning(
@@ -140,7 +141,7 @@ class CheckedRunner(Runner):
 
 
 def build_runner(config: Config) -> Runner:
-    """mmengine's runner, or the one that the config names.
+    """Mmengine's runner, or the one that the config names.
 
     Processes that torchrun started on a machine without GPUs are joined by gloo here, and the
     model is wrapped without naming a GPU: mmengine would select one for each process.

@@ -13,6 +13,7 @@ class OptionsAction(argparse.Action):
     """Read ``key=value`` words into a dict, or say what cannot be read."""
 
     def __call__(self, parser, namespace, values: Sequence[str], option_string=None) -> None:
+        """Add the words to the namespace's dict, or end with the parser's error."""
         options = dict(getattr(namespace, self.dest) or {})
         for text in values:
             key, _, value = text.partition('=')
@@ -80,7 +81,7 @@ def _pairs(text: str, mark: str) -> Iterator[tuple]:
         at = next((index for index, char in _outline(entry).items() if char == mark), None)
         if at is None:
             raise ValueError(f'{entry.strip()!r} has no {mark}')
-        yield _value(entry[:at]), _value(entry[at + 1:])
+        yield _value(entry[:at]), _value(entry[at + 1 :])
 
 
 def _outline(text: str) -> dict[int, str]:

@@ -94,8 +94,9 @@ def _load(filename: str, map_location):
                 'its list of records is not where its end says, right before it, and it is not '
                 'read: torch.save writes nothing between; take the file as it was saved'
             )
-        sizes.append((sum(full
-                          for full, _ in sizes), os.path.getsize(filename)))  # they may overlap
+        sizes.append(
+            (sum(full for full, _ in sizes), os.path.getsize(filename))
+        )  # they may overlap
         full, packed = max(sizes, key=lambda size: size[0] / (size[1] + 2**16))
         if full > MAX_INFLATION * (packed + 2**16):
             raise InputError(
@@ -148,7 +149,7 @@ def load_from_http(address: str, map_location=None) -> dict:
     if not is_distributed() or _local_rank() == '0':
         try:
             _download(address, filename)
-        except Exception as error:  # of any kind: the others are waiting
+        except Exception as error:  # noqa: BLE001 of any kind: the others are waiting
             reason = error
     barrier()
     if not os.path.isfile(filename):
@@ -200,7 +201,7 @@ def load_from_torchvision(alias: str, map_location=None) -> dict:
 
 
 def load_matching_state_dict(module, state_dict, strict=False, logger=None) -> None:
-    """mmengine's load_state_dict, which only logs what does not fit, for a SOLOv2 that half fits.
+    """Mmengine's load_state_dict, which only logs what does not fit, for a SOLOv2 that half fits.
 
     Takes its place where mmengine loads files. A call of ``load_state_dict`` of the model is
     torch's.
@@ -262,7 +263,7 @@ def _is_damaged(filename: str, error: Exception | None = None) -> bool:
     try:
         with zipfile.ZipFile(filename) as file:
             return file.testzip() is not None
-    except Exception:  # zipfile raises many kinds
+    except Exception:  # noqa: BLE001 zipfile raises many kinds
         return True
 
 
@@ -272,7 +273,9 @@ def _not_finite(checkpoint: Mapping) -> list[str]:
     A buffer may hold -inf, as a mask of attention does: nothing but its name tells it from weights.
     """
     return [
-        str(name) for part in weights_in(checkpoint) for name, value in part.items()
+        str(name)
+        for part in weights_in(checkpoint)
+        for name, value in part.items()
         if isinstance(value, Tensor | np.ndarray) and not _is_sound(value, str(name))
     ]
 

@@ -42,7 +42,7 @@ def named(path: str) -> Callable:
 class Dtype:
     """A type of plain numbers, in place of ``numpy.dtype``."""
 
-    __slots__ = ('plain', )
+    __slots__ = ('plain',)
 
     def __new__(cls, code: str, align=False, copy=False):
         if type(code) is not str or code not in NUMBERS:
@@ -100,9 +100,9 @@ def reconstruct(kind: type, shape: tuple, code: bytes) -> Array:
     """An array without values, of which NumPy's pickles make all others."""
     if kind is not Array or (type(shape), type(code)) != (tuple, bytes):
         raise UnpicklingError('numpy.core.multiarray._reconstruct of another type')
-    if shape != (0, ) or code != b'b':
+    if shape != (0,) or code != b'b':
         raise UnpicklingError('numpy.core.multiarray._reconstruct with values')
-    return np.ndarray.__new__(Array, (0, ), EMPTY)
+    return np.ndarray.__new__(Array, (0,), EMPTY)
 
 
 def scalar(dtype: Dtype, raw: bytes) -> np.generic:
@@ -138,8 +138,11 @@ class History(HistoryBuffer):
         limit, log, count = values['max_length'], values['_log_history'], values['_count_history']
         if (type(limit), type(log), type(count)) != (int, Array, Array):
             raise UnpicklingError('HistoryBuffer with attributes of other types')
-        if EMPTY in (log.dtype, count.dtype
-                     ) or not log.ndim == count.ndim == 1 or (not len(log) == len(count) <= limit):
+        if (
+            EMPTY in (log.dtype, count.dtype)
+            or not log.ndim == count.ndim == 1
+            or (not len(log) == len(count) <= limit)
+        ):
             raise UnpicklingError('HistoryBuffer whose histories are not of one length')
         self.__dict__.update(
             max_length=limit, _log_history=np.array(log), _count_history=np.array(count)
@@ -161,7 +164,7 @@ def statistic(owner: type, name: str) -> str:
 
 def _alias(path: str, function: Callable) -> Callable:
     """A function under another name; torch wants an object of its own for each."""
-    return named(path)(lambda *args: function(*args))
+    return named(path)(function)
 
 
 STAND_INS = [

@@ -82,7 +82,7 @@ RESNET_AND_PYRAMID = (
     (r'backbone\.(conv1|bn1|layer\d\.\d+\..+)\.\w+', r'\g<0>'),
     (r'neck\.(lateral|fpn)_convs\.\d+\.conv\.\w+', r'\g<0>'),
 )
-HEAD = ((r'mask_head\.(cls_convs|kernel_convs|conv_cls|conv_kernel)\..+', r'\g<0>'), )
+HEAD = ((r'mask_head\.(cls_convs|kernel_convs|conv_cls|conv_kernel)\..+', r'\g<0>'),)
 
 ORIGINAL = Format(
     'WXinlong/SOLO',
@@ -228,8 +228,10 @@ def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:
 
 def _left_over(left: list[str], source: Format) -> InputError:
     others = [each.name for each in FORMATS if any(renamed(name, each.rules) for name in left)]
-    reason = f'have names of {", ".join(others)}: it is half converted' if others else (
-        'have no place in mmsolov2'
+    reason = (
+        f'have names of {", ".join(others)}: it is half converted'
+        if others
+        else ('have no place in mmsolov2')
     )
     return InputError(
         f'this is a SOLOv2 of {source.name}, but {len(left)} entries {reason}: {_some(left)}. '
@@ -241,7 +243,8 @@ def _left_over(left: list[str], source: Format) -> InputError:
 def with_counters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights with the batch counters that detectron2's BatchNorm lacks, at 0."""
     counters = (
-        name.replace('running_var', 'num_batches_tracked') for name in weights
+        name.replace('running_var', 'num_batches_tracked')
+        for name in weights
         if name.endswith('.running_var')
     )
     return {**{name: torch.tensor(0) for name in counters}, **weights}
@@ -404,7 +407,7 @@ DEFAULTS = dict(  # of the classes, where a config says nothing
     dcn=None,
     deform_groups=1,
     fallback_on_stride=False,
-    stage_with_dcn=(False, ) * 4,
+    stage_with_dcn=(False,) * 4,
     conv_cfg=None,
     last_conv_cfg=None,
 )
@@ -532,9 +535,11 @@ def convert(checkpoint: Mapping) -> Conversion:
 def _convention(source: Format, entries: Mapping) -> Convention:
     """The format's input, with the mean and the scale that the file itself may have."""
     own = {
-        name.removeprefix('pixel_'):
-        [round(value, 3) for value in torch.as_tensor(entries[name]).flatten().tolist()]
-        for name in DROPPED if name in entries
+        name.removeprefix('pixel_'): [
+            round(value, 3) for value in torch.as_tensor(entries[name]).flatten().tolist()
+        ]
+        for name in DROPPED
+        if name in entries
     }
     return source.convention._replace(**own)
 
@@ -543,7 +548,7 @@ def _class_names(meta: Mapping, count: int) -> tuple[str, ...] | None:
     """The class names in a checkpoint's meta, of mmengine or of mmcv; None unless ``count``."""
     stored = meta.get('dataset_meta') or meta
     names = next((stored[key] for key in ('classes', 'CLASSES') if stored.get(key)), ())
-    names = (names, ) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
     return names if len(names) == count else None
 
 
@@ -570,8 +575,10 @@ def report(conversion: Conversion) -> str:
         f'format: {conversion.source}',
         f'model: {describe(conversion.settings)}',
         'input: {}, mean {}, std {}; backbone style {!r}'.format(*convention),
-        f'entries: {len(conversion.weights)}, of which {conversion.added} are new counters of '
-        f'BatchNorm; left out: {", ".join(conversion.dropped) or "none"}',
+        (
+            f'entries: {len(conversion.weights)}, of which {conversion.added} are new counters of '
+            f'BatchNorm; left out: {", ".join(conversion.dropped) or "none"}'
+        ),
     ]
     if conversion.overrides:
         text = config_lines(conversion.config, conversion.overrides)

@@ -94,7 +94,7 @@ def iou_with(bbox: Sequence[float] | None, extent: Sequence[float], image: dict)
 
     0 without a box, and where it is none: with sides of nothing, NaN or beyond all images.
     """
-    if bbox is None or not (-FARTHEST < min(bbox) and max(bbox) < FARTHEST):
+    if bbox is None or not (min(bbox) > -FARTHEST and max(bbox) < FARTHEST):
         return 0
     x, y, width, height = bbox
     left, top, right, bottom = extent[:4]
@@ -295,7 +295,7 @@ class CheckedCOCO(COCO):
                 continue
             annotation['image_id'] = image['id']
             entry = self._read_mask(entry)
-            if annotation['segmentation'] or self.boxes_alone and 'bbox' in annotation:
+            if annotation['segmentation'] or (self.boxes_alone and 'bbox' in annotation):
                 yield entry
 
     def _check_types(self, entry: Entry) -> None:
@@ -341,8 +341,9 @@ class CheckedCOCO(COCO):
             self.left_out.add(reason, entry, detail)
         return entry if extent is None else entry._replace(extent=extent, iou=iou)
 
-    def _reread(self, entry: Entry, polygons: list, extent: Extent,
-                iou: float) -> tuple[list, Extent | None, float]:
+    def _reread(
+        self, entry: Entry, polygons: list, extent: Extent, iou: float
+    ) -> tuple[list, Extent | None, float]:
         """Polygons as the box of an annotation tells to read them; none if that is in doubt."""
         bbox, image = entry.annotation.get('bbox'), entry.image
         for other in readings(polygons, image['height'], image['width']) if has_place(bbox) else ():
@@ -379,7 +380,7 @@ class CheckedCOCO(COCO):
         if None in own:  # boxes alone need none
             known = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
             own = size if known and min(size) > 0 and math.prod(size) < MOST_PIXELS else own
-        if size is not None and size != own or None in own:
+        if (size is not None and size != own) or None in own:
             raise InputError(
                 f'{self.file}: image {clipped(image["id"])} has height and width {own}, but an '
                 f'annotation with RLE of size {clipped(size)} ({entry.name}): make them again'
@@ -472,8 +473,11 @@ def looks_right(entry: Entry) -> bool:
         return False
     across, down = extent.right - extent.left, extent.bottom - extent.top
     return (
-        extent.area > across and extent.area > down and min(extent.left, extent.top) >= -1
-        and extent.right <= image['width'] + 1 and extent.bottom <= image['height'] + 1
+        extent.area > across
+        and extent.area > down
+        and min(extent.left, extent.top) >= -1
+        and extent.right <= image['width'] + 1
+        and extent.bottom <= image['height'] + 1
         and area_agrees(area, across * down, image)
     )
 

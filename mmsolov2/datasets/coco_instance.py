@@ -74,12 +74,11 @@ class CocoInstanceDataset(CocoDataset):
             data_list = [
                 self.parse_data_info(
                     dict(
-                        raw_img_info={
-                            **image, 'img_id': image['id']
-                        },
+                        raw_img_info={**image, 'img_id': image['id']},
                         raw_ann_info=self.coco.imgToAnns.get(image['id'], []),
                     )
-                ) for image in self.coco.dataset['images']
+                )
+                for image in self.coco.dataset['images']
             ]
         del self.coco
         return data_list
@@ -90,10 +89,14 @@ class CocoInstanceDataset(CocoDataset):
         if loaders:
             require_masks_kept(self.pipeline, self.ann_file)
         loads_polygons = any(not step.poly2mask for step in loaders)
-        count = sum(
-            isinstance(annotation['segmentation'], dict) and not annotation['iscrowd']
-            for annotation in self.coco.dataset.get('annotations', [])
-        ) if loads_polygons else 0
+        count = (
+            sum(
+                isinstance(annotation['segmentation'], dict) and not annotation['iscrowd']
+                for annotation in self.coco.dataset.get('annotations', [])
+            )
+            if loads_polygons
+            else 0
+        )
         if count:
             raise InputError(
                 f'{self.ann_file}: {count} annotations are RLE, which LoadAnnotations leaves out '
@@ -103,9 +106,8 @@ class CocoInstanceDataset(CocoDataset):
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """One image's dict of its COCO entries; mmdet drops boxes that are thinner than a pixel."""
         annotations = [
-            one if min(one['bbox'][2:]) >= 1 else {
-                **one, 'bbox': with_a_pixel(one['bbox'])
-            } for one in raw_data_info['raw_ann_info']
+            one if min(one['bbox'][2:]) >= 1 else {**one, 'bbox': with_a_pixel(one['bbox'])}
+            for one in raw_data_info['raw_ann_info']
         ]
         try:
             return super().parse_data_info({**raw_data_info, 'raw_ann_info': annotations})
@@ -140,14 +142,14 @@ class CocoInstanceDataset(CocoDataset):
         kept = total - lost - filtered
         if filtered:
             reasons[f'of images left out by filter_cfg={self.filter_cfg}'] = filtered
-        if (kept < 1 or lost > self.max_left_out * total) and self.max_left_out < 1:
-            if not self.test_mode:
-                what = f'; left out: {self.left_out.describe(reasons)}' if reasons else ''
-                raise InputError(
-                    f'{self.ann_file}: only {max(kept, 0)} of {total} annotations of the classes '
-                    f'{self.metainfo["classes"]} would train{what}. Correct the file, or let it '
-                    'through, as pictures of background, with max_left_out=1 of the dataset'
-                )
+        too_few = (kept < 1 or lost > self.max_left_out * total) and self.max_left_out < 1
+        if too_few and not self.test_mode:
+            what = f'; left out: {self.left_out.describe(reasons)}' if reasons else ''
+            raise InputError(
+                f'{self.ann_file}: only {max(kept, 0)} of {total} annotations of the classes '
+                f'{self.metainfo["classes"]} would train{what}. Correct the file, or let it '
+                'through, as pictures of background, with max_left_out=1 of the dataset'
+            )
         if self.totals.total() > total:
             reasons['of categories that are no classes'] = self.totals.total() - total
         self.left_out.log(self.ann_file, self.totals.total(), reasons)

@@ -11,7 +11,7 @@ def seed_everything(*numbers: int) -> int:
     """Seed Python, NumPy and torch with numbers of at least 0: the one seed made of them."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
     return seed
 

@@ -47,12 +47,12 @@ def extent_of(polygons: Sequence[list]) -> Extent | None:
             left, right = min(left, min(x)), max(right, max(x))
             top, bottom = min(top, min(y)), max(bottom, max(y))
             area += abs(sum(map(operator.mul, x, y[1:])) + x[-1] * y[0]
-                        - sum(map(operator.mul, y, x[1:])) - y[-1] * x[0]) / 2  # yapf: disable
+                        - sum(map(operator.mul, y, x[1:])) - y[-1] * x[0]) / 2  # fmt: skip
             if (right - left + bottom - top) * len(part) > LONGEST and perimeter(x, y) > LONGEST:
                 return None
     except (TypeError, OverflowError):
         return None
-    inside = -FARTHEST < min(left, top) and max(right, bottom) < FARTHEST
+    inside = min(left, top) > -FARTHEST and max(right, bottom) < FARTHEST
     return Extent(left, top, right, bottom, area) if inside else None
 
 
@@ -171,8 +171,9 @@ def flat(part: object) -> list[float] | None:
         part = _parsed(part)
     if not isinstance(part, list) or not part:
         return None
-    points = [[point.get('x'), point.get('y')] if isinstance(point, dict) else point
-              for point in part]
+    points = [
+        [point.get('x'), point.get('y')] if isinstance(point, dict) else point for point in part
+    ]
     if all(isinstance(point, list) and len(point) == 2 for point in points):
         points = [number for point in points for number in point]
     try:
@@ -218,8 +219,8 @@ def plain_counts(counts: object) -> object:
         except (ValueError, SyntaxError):
             return counts
     if isinstance(counts, list) and float in map(type, counts):
-        whole = all(isinstance(run, float) and run.is_integer() or type(run) is int
-                    for run in counts)  # yapf: disable
+        whole = all((isinstance(run, float) and run.is_integer()) or type(run) is int
+                    for run in counts)  # fmt: skip
         return list(map(int, counts)) if whole else counts
     return counts
 

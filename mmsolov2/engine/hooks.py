@@ -132,7 +132,9 @@ def check_metric(metric: BaseMetric, dataset: Dataset) -> None:
         return
     parts = list(base_datasets(dataset))
     infos = (
-        plain.get_data_info(index) for plain in parts if hasattr(plain, 'get_data_info')
+        plain.get_data_info(index)
+        for plain in parts
+        if hasattr(plain, 'get_data_info')
         for index in range(len(plain))
     )
     same = len(parts) == 1 and getattr(parts[0], 'ann_file', None) == metric.ann_file
@@ -218,10 +220,10 @@ class FiniteHook(Hook):
         if found:
             raise InputError(
                 f'{runner.cfg.filename or "training"}: training has diverged: '
-                f"{self.found or 'another process has found a value that is not finite'}. Lower "
+                f'{self.found or "another process has found a value that is not finite"}. Lower '
                 'the learning rate, warm up for longer, clip gradients '
                 '(optim_wrapper.clip_grad=dict(max_norm=35)), or check the data; the last '
-                f"checkpoint before: {latest_checkpoint(runner.work_dir) or 'none'}"
+                f'checkpoint before: {latest_checkpoint(runner.work_dir) or "none"}'
             )
 
 
@@ -229,7 +231,8 @@ def saves_iteration(runner) -> bool:
     """Whether a CheckpointHook that counts iterations is about to save the one just done."""
     return any(
         hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner)
-        for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook) and not hook.by_epoch
     )
 
 
@@ -238,9 +241,11 @@ def losses_of(runner, outputs: Mapping) -> dict[str, float]:
     has_log = any(isinstance(hook, RuntimeInfoHook) for hook in runner.hooks)
     log = runner.message_hub.log_scalars if has_log else {}
     return {
-        name:
-        log[f'train/{name}'].current() if f'train/{name}' in log else torch.as_tensor(value).item()
-        for name, value in outputs.items() if 'loss' in name
+        name: log[f'train/{name}'].current()
+        if f'train/{name}' in log
+        else torch.as_tensor(value).item()
+        for name, value in outputs.items()
+        if 'loss' in name
     }
 
 

@@ -24,7 +24,7 @@ BACKENDS = ('pycocotools', 'faster')
 STATS = (  # what COCOeval.stats are called here, whatever the numbers of proposals are
     'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
     'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
-)  # yapf: disable
+)  # fmt: skip
 OWN_FILE = 'set ann_file of the evaluator to that of the data set which is evaluated'
 COCO_DETECTIONS = 100  # of an image, which COCO's mAP counts
 
@@ -73,8 +73,11 @@ def checked_thresholds(iou_thrs: float | Sequence[float] | None) -> np.ndarray |
         thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=float)).round(10)
     except (TypeError, ValueError):
         thresholds = np.empty(0)
-    if thresholds.ndim != 1 or not thresholds.size or not ((0 <= thresholds) &
-                                                           (thresholds <= 1)).all():
+    if (
+        thresholds.ndim != 1
+        or not thresholds.size
+        or not ((thresholds >= 0) & (thresholds <= 1)).all()
+    ):
         raise InputError(
             'CocoInstanceMetric: iou_thrs must be a number from 0 to 1 or a list of such, not '
             f'{iou_thrs!r}'
@@ -95,7 +98,8 @@ def check_items(items: Iterable[str] | None) -> None:
 def check_proposal_nums(numbers: Sequence[int]) -> None:
     """Raise InputError unless they are three ascending numbers, as COCO's summary needs."""
     if (
-        len(numbers) != 3 or not all(type(number) is int and number > 0 for number in numbers)
+        len(numbers) != 3
+        or not all(type(number) is int and number > 0 for number in numbers)
         or sorted(numbers) != list(numbers)
     ):
         raise InputError(
@@ -240,7 +244,7 @@ class CocoInstanceMetric(CocoMetric):
         elif path and image.get('file_name') and stem(path) != stem(image['file_name']):
             what = f'has the image {image["id"]!r} as {image["file_name"]}, which is not {path}'
         elif None not in given and given != (image.get('height', given[0]),
-                                             image.get('width', given[1])):  # yapf: disable
+                                             image.get('width', given[1])):  # fmt: skip
             what = (
                 f'says that the image {image["id"]!r}, {path or image.get("file_name")}, is '
                 f'{image["width"]}x{image["height"]}, not {given[1]}x{given[0]}'
@@ -261,7 +265,7 @@ class CocoInstanceMetric(CocoMetric):
             own = self.image_of(image)
             if own['id'] in seen:
                 raise InputError(
-                    f"{self.ann_file}: {seen[own['id']]} and {image.get('img_path')} have one id, "
+                    f'{self.ann_file}: {seen[own["id"]]} and {image.get("img_path")} have one id, '
                     f'{own["id"]!r}: evaluate joined data sets on their own'
                 )
             seen[own['id']] = image.get('img_path')
@@ -389,7 +393,7 @@ class CocoInstanceMetric(CocoMetric):
         precision = counted.eval['precision']  # (IoU, recall, class, area, detections)
         if COCO_DETECTIONS not in self.proposal_nums:
             mean = mean_above(precision[:, :, :, 0, -1])
-            stats['mAP'] = -1. if np.isnan(mean) else mean
+            stats['mAP'] = -1.0 if np.isnan(mean) else mean
         if metric == 'proposal':
             return {name: round(stats[name], 3) for name in self.metric_items or STATS[6:]}
         figures = self._class_figures(precision) if self.classwise else {}
@@ -400,7 +404,7 @@ class CocoInstanceMetric(CocoMetric):
         return figures
 
     def _class_figures(self, precision: np.ndarray) -> dict[str, float]:
-        """mAP of each class, as ``NAME_precision``; the others are logged in a table."""
+        """MAP of each class, as ``NAME_precision``; the others are logged in a table."""
         table = [['category', *STATS[:6]]]
         figures = {}
         for index, name in enumerate(self.dataset_meta['classes']):

@@ -17,7 +17,7 @@ class DumpInstances(DumpResults):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch."""
         super().process(data_batch, data_samples)
-        for sample in self.results[-len(data_samples):]:
+        for sample in self.results[-len(data_samples) :]:
             for ground_truth in ('gt_instances', 'ignored_instances'):
                 sample.pop(ground_truth, None)
             masks = sample['pred_instances']['masks']

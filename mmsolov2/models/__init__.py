@@ -5,6 +5,13 @@ from mmsolov2.models.solov2_head import SOLOv2Head
 from mmsolov2.models.targets.grid_assigner import GridAssigner
 
 __all__ = [
-    'FastMaskNMS', 'GridAssigner', 'HardMaskNMS', 'MaskFeatureNeck', 'MatrixNMS', 'SOLOv2',
-    'SOLOv2Head', 'SeparateMaskFeatureNeck', 'SoftMaskNMS'
+    'FastMaskNMS',
+    'GridAssigner',
+    'HardMaskNMS',
+    'MaskFeatureNeck',
+    'MatrixNMS',
+    'SOLOv2',
+    'SOLOv2Head',
+    'SeparateMaskFeatureNeck',
+    'SoftMaskNMS',
 ]

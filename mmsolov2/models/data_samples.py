@@ -58,8 +58,9 @@ def check_instances(instances: InstanceData, name: str) -> None:
         ('masks', 'BitmapMasks, PolygonMasks or a tensor (n, h, w)', is_mask),
         ('labels', 'a tensor (n,) int64', is_label),
         (
-            'bboxes', 'a tensor (n, 4), as boxtype2tensor=True of the data_preprocessor makes',
-            is_box
+            'bboxes',
+            'a tensor (n, 4), as boxtype2tensor=True of the data_preprocessor makes',
+            is_box,
         ),
     )
     for field, kind, fits in kinds:
@@ -75,7 +76,7 @@ def check_instances(instances: InstanceData, name: str) -> None:
 
 def is_mask(masks) -> bool:
     """Whether these can be masks of instances."""
-    return isinstance(masks, BaseInstanceMasks) or isinstance(masks, Tensor) and masks.dim() == 3
+    return isinstance(masks, BaseInstanceMasks) or (isinstance(masks, Tensor) and masks.dim() == 3)
 
 
 def is_label(labels) -> bool:
@@ -85,7 +86,7 @@ def is_label(labels) -> bool:
 
 def is_box(boxes) -> bool:
     """Whether these can be boxes of instances."""
-    return isinstance(boxes, Tensor) and boxes.shape[1:] == (4, )
+    return isinstance(boxes, Tensor) and boxes.shape[1:] == (4,)
 
 
 def check_sizes(

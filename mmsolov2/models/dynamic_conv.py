@@ -41,8 +41,8 @@ def dynamic_conv_rows(features: Tensor, kernels: Tensor, rows: slice, size: int 
     """Some rows of ``dynamic_conv``, without computing the others: mask logits (n, rows, w)."""
     halo = size // 2
     first = max(rows.start - halo, 0)
-    logits = dynamic_conv(features[:, first:rows.stop + halo], kernels, size)
-    return logits[:, rows.start - first:rows.stop - first]
+    logits = dynamic_conv(features[:, first : rows.stop + halo], kernels, size)
+    return logits[:, rows.start - first : rows.stop - first]
 
 
 def dynamic_conv_levels(

@@ -1,5 +1,6 @@
 """Mask features F: what every instance's kernel is convolved with."""
 
+import itertools
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
@@ -64,7 +65,7 @@ class MaskFeatureNeck(BaseModule):
             first = in_channels + 2 * (use_coords and level == end_level)
             channels = [first] + [feat_channels] * max(level, 1)
             convs = nn.Sequential()
-            for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+            for i, (before, after) in enumerate(itertools.pairwise(channels)):
                 convs.add_module(f'conv{i}', ConvModule(before, after, 3, padding=1, **layer))
             self.convs_all_levels.append(convs)
         self.conv_pred = ConvModule(feat_channels, out_channels, 1, **layer)
@@ -80,10 +81,10 @@ class MaskFeatureNeck(BaseModule):
                 f'MaskFeatureNeck: end_level={self.end_level} needs {self.end_level + 1} pyramid '
                 f'levels, but the neck gives {len(features)}: lower end_level or raise num_outs'
             )
-        levels = list(features[self.start_level:self.end_level + 1])
+        levels = list(features[self.start_level : self.end_level + 1])
         if self.use_coords:
             levels[-1] = append_coordinates(levels[-1])
-        sizes = [level.shape[-2:] for level in features[:self.end_level]]
+        sizes = [level.shape[-2:] for level in features[: self.end_level]]
         merged = self._to_first_size(0, levels[0], sizes)
         for i, level in enumerate(levels[1:], start=1):
             merged = merged + self._to_first_size(i, level, sizes)
@@ -91,7 +92,7 @@ class MaskFeatureNeck(BaseModule):
 
     def _to_first_size(self, index: int, features: Tensor, sizes: list) -> Tensor:
         """Convolve and double level ``index`` in turn, up to the first pyramid level's size."""
-        larger = sizes[:self.start_level + index]
+        larger = sizes[: self.start_level + index]
         convs = self.convs_all_levels[index]
         if not larger:
             return convs(features)
@@ -149,7 +150,7 @@ class SeparateMaskFeatureNeck(BaseModule):
         self.convs = nn.Sequential(
             *(
                 ConvModule(before, after, 3, padding=1, **layer)
-                for before, after in zip(channels, channels[1:], strict=False)
+                for before, after in itertools.pairwise(channels)
             )
         )
         self.conv_pred = ConvModule(feat_channels, out_channels, 1, **layer)

@@ -125,12 +125,14 @@ class SOLOv2(BaseDetector):
                 f'SOLOv2: mask_neck.out_channels is {channels}, but mask_head.mask_channels is '
                 f'{mask_head["mask_channels"]}: leave the latter out'
             )
-        self.mask_head = MODELS.build({
-            **mask_head,
-            'mask_channels': channels,
-            'train_cfg': train_cfg,
-            'test_cfg': test_cfg,
-        })
+        self.mask_head = MODELS.build(
+            {
+                **mask_head,
+                'mask_channels': channels,
+                'train_cfg': train_cfg,
+                'test_cfg': test_cfg,
+            }
+        )
         check_fit(self.neck, self.mask_neck, self.mask_head)
         if channels_last:
             self.to(memory_format=torch.channels_last)

@@ -84,7 +84,7 @@ def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         ValueError: if it names none that is registered, or has settings that it does not know.
     """
     name = cfg.get('type') if isinstance(cfg, dict) else None
-    if name is None or isinstance(name, str) and TASK_UTILS.get(name) is None:
+    if name is None or (isinstance(name, str) and TASK_UTILS.get(name) is None):
         ours = sorted(f'mmsolov2.{known}' for known in TASK_UTILS.module_dict if 'NMS' in known)
         raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
     try:
@@ -233,7 +233,7 @@ class SOLOv2Head(BaseModule):
 
     def _register_cells(self) -> None:
         """Level and stride of every cell (cells,), where the parameters are."""
-        cells = [torch.full((grid**2, ), level) for level, grid in enumerate(self.num_grids)]
+        cells = [torch.full((grid**2,), level) for level, grid in enumerate(self.num_grids)]
         cell_levels = torch.cat(cells)
         self.register_buffer('cell_levels', cell_levels, persistent=False)
         cell_strides = torch.tensor(self.strides)[cell_levels]
@@ -257,7 +257,7 @@ class SOLOv2Head(BaseModule):
         if self.strides[0] != self.strides[1] or self.strides[-1] != self.strides[-2]:
             raise ValueError(
                 'SOLOv2Head: the first level is halved and the last brought to the size of the one '
-                f'before, so that each has its neighbour\'s stride, not {self.strides}'
+                f"before, so that each has its neighbour's stride, not {self.strides}"
             )
         if self.kernel_size not in range(1, 100, 2):
             raise ValueError(
@@ -268,9 +268,9 @@ class SOLOv2Head(BaseModule):
     # Layers
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Predict from pyramid levels (B, in_channels, h, w), one entry a level each:
+        """Category logits (B, C, S, S) and kernels (B, D, S, S) of levels (B, in_channels, h, w).
 
-        category logits (B, C, S, S) and kernels (B, D, S, S).
+        There is one entry a pyramid level in each.
         """
         if len(features) != len(self.num_grids):
             raise ValueError(
@@ -314,7 +314,8 @@ class SOLOv2Head(BaseModule):
                 gt.get('bboxes'),
                 num_grids=self.num_grids,
                 background=self.num_classes,
-            ) for mask, gt in zip(masks, instances, strict=True)
+            )
+            for mask, gt in zip(masks, instances, strict=True)
         ]
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
         one = 1.0
@@ -406,8 +407,9 @@ class SOLOv2Head(BaseModule):
             MaskLogits(features, kernels, self.cell_levels, self.kernel_size),
             score_thr=cfg['score_thr'],
             mask_thr=cfg['mask_thr'],
-            smallest=self.cell_strides +
-            1 if smallest is None else torch.full_like(self.cell_strides, smallest),
+            smallest=self.cell_strides + 1
+            if smallest is None
+            else torch.full_like(self.cell_strides, smallest),
             limit=cfg['nms_pre'],
         )
         best = self._rescore(candidates)
@@ -428,5 +430,5 @@ class SOLOv2Head(BaseModule):
         scores = self.nms(candidates.scores, candidates.labels, candidates.masks)
         kept = (candidates.scores > 0) & (scores >= self.test_cfg['filter_thr'])
         order = scores.where(kept, -1).argsort(descending=True, stable=True)
-        best = order[:kept.sum()][:self.test_cfg['max_per_img']]
+        best = order[: kept.sum()][: self.test_cfg['max_per_img']]
         return replace(candidates, scores=scores)[best]

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from mmsolov2.errors import InputError
 
 FOREIGN = (  # what only other SOLOv2 code calls its parts
-    'bbox_head.kernel_convs.', 'bbox_head.solo_', 'mask_feat_head.', 'ins_head.',
-    'mask_head.convs_all_levels.'
+    'bbox_head.kernel_convs.',
+    'bbox_head.solo_',
+    'mask_feat_head.',
+    'ins_head.',
+    'mask_head.convs_all_levels.',
 )
 
 
@@ -103,12 +106,14 @@ def mismatches(model: nn.Module, state_dict: Mapping, prefix: str = '') -> tuple
     ours = {f'{prefix}{name}': tuple(value.shape) for name, value in model.state_dict().items()}
     theirs = {
         name: tuple(value.shape) if hasattr(value, 'shape') else 'no tensor'
-        for name, value in state_dict.items() if name.startswith(prefix)
+        for name, value in state_dict.items()
+        if name.startswith(prefix)
     }
     matched = sum(theirs.get(name) == shape for name, shape in ours.items())
     wrong = [f'{name} (missing)' for name in ours if name not in theirs and not _counter(name)]
     wrong += [
-        f'{name} (is {theirs[name]}, needs {shape})' for name, shape in ours.items()
+        f'{name} (is {theirs[name]}, needs {shape})'
+        for name, shape in ours.items()
         if theirs.get(name, shape) != shape
     ]
     return matched, wrong + [f'{name} (unknown)' for name in theirs if name not in ours]

@@ -138,7 +138,7 @@ def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
     if ends.any():
         changes = changes[np.pad(~np.repeat(ends, 2), 1, constant_values=True)]
     lengths = np.diff(changes, prepend=0, append=height * width)
-    return lengths[:-1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
+    return lengths[: -1 if len(lengths) > 1 and lengths[-1] == 0 else None].tolist()
 
 
 def with_bitmaps(instances: InstanceData, size: Sequence[int]) -> InstanceData:

@@ -20,7 +20,7 @@ class InstanceVisualizer(DetLocalVisualizer):
         image: np.ndarray,
         data_sample: DetDataSample | None = None,
         *args,
-        **kwargs
+        **kwargs,
     ) -> None:
         """Paint a sample on its image (H, W, 3) RGB, which is upright, as its EXIF tag says."""
         shape = image.shape[:2]

@@ -60,7 +60,7 @@ def line_width(image: np.ndarray) -> int:
 
 def font_size(image: np.ndarray) -> int:
     """Pixels of letters that can be read in an image (H, W, 3)."""
-    return max(10, round(0.5 * (image.shape[0] * image.shape[1])**0.25))
+    return max(10, round(0.5 * (image.shape[0] * image.shape[1]) ** 0.25))
 
 
 def draw_labels(

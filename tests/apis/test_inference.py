@@ -156,9 +156,10 @@ def test_links_that_lead_back_multiply_nothing(tmp_path, pattern):
     for name in ('sub/up', 'again', 'sub/here'):
         (tmp_path / name).symlink_to(tmp_path / 'sub' if name == 'sub/here' else tmp_path)
     paths = find_images([tmp_path / pattern])
-    assert sorted(os.path.realpath(path)
-                  for path in paths) == [str(tmp_path / 'a.png'),
-                                         str(tmp_path / 'sub' / 'a.png')]
+    assert sorted(os.path.realpath(path) for path in paths) == [
+        str(tmp_path / 'a.png'),
+        str(tmp_path / 'sub' / 'a.png'),
+    ]
     if not pattern.startswith('sub'):
         assert all('up' not in path.parts and 'again' not in path.parts for path in paths)
 
@@ -187,7 +188,7 @@ def test_one_line_counts_the_files_that_are_left_out(folder, logged):
     (folder / 'sub' / 'more.TXT').touch()
     (folder / 'README').touch()
     assert len(find_images([folder, folder / 'sub', folder / '*'])) == 4
-    (line, ) = logged
+    (line,) = logged
     assert line.startswith("left out 3 files whose extension is no image's: {")
     assert "'.txt': 2" in line and "'none': 1" in line
     assert len(find_images([folder / 'sub', folder / 'sub' / 'more.TXT'])) == 3  # it is named
@@ -209,11 +210,33 @@ def test_a_folder_that_cannot_be_read_is_told(folder, logged, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'name', [
-        'a.avif', 'a.apng', 'a.bmp', 'a.dib', 'a.gif', 'a.hdr', 'a.jfif', 'a.jp2', 'a.jpe', 'a.JPG',
-        'a.jpeg', 'a.pam', 'a.pbm', 'a.pfm', 'a.pgm', 'a.pic', 'a.png', 'a.pnm', 'a.ppm', 'a.ras',
-        'a.sr', 'a.tif', 'a.tiff', 'a.webp'
-    ]
+    'name',
+    [
+        'a.avif',
+        'a.apng',
+        'a.bmp',
+        'a.dib',
+        'a.gif',
+        'a.hdr',
+        'a.jfif',
+        'a.jp2',
+        'a.jpe',
+        'a.JPG',
+        'a.jpeg',
+        'a.pam',
+        'a.pbm',
+        'a.pfm',
+        'a.pgm',
+        'a.pic',
+        'a.png',
+        'a.pnm',
+        'a.ppm',
+        'a.ras',
+        'a.sr',
+        'a.tif',
+        'a.tiff',
+        'a.webp',
+    ],
 )
 def test_what_opencv_reads_is_found(tmp_path, photo, name):
     suffix = '.jpg' if name == 'a.jfif' else Path(name).suffix
@@ -272,8 +295,9 @@ def test_16_bits_are_cut_to_8(model, photo, tmp_path, suffix):
     assert_same(predict(model, path), predict(model, photo))
 
 
-@pytest.mark.parametrize(('orientation', 'turn'), [(3, cv2.ROTATE_180),
-                                                   (6, cv2.ROTATE_90_CLOCKWISE)])
+@pytest.mark.parametrize(
+    ('orientation', 'turn'), [(3, cv2.ROTATE_180), (6, cv2.ROTATE_90_CLOCKWISE)]
+)
 def test_results_are_upright(model, photo, tmp_path, orientation, turn):
     path = write_turned(tmp_path / 'turned.jpg', photo, orientation)
     unturned = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -285,8 +309,9 @@ def test_results_are_upright(model, photo, tmp_path, orientation, turn):
 @pytest.mark.parametrize('mode', ['1', 'P', 'LA', 'CMYK'])
 def test_every_mode_becomes_8_bit_bgr(photo, tmp_path, mode):
     path = tmp_path / 'image.tif'
-    Image.fromarray(photo).convert('L').convert('RGB' if mode == 'CMYK' else 'L'
-                                                ).convert(mode).save(path)
+    Image.fromarray(photo).convert('L').convert('RGB' if mode == 'CMYK' else 'L').convert(
+        mode
+    ).save(path)
     image = read_image(path)
     assert image.shape == photo.shape and image.dtype == np.uint8
 
@@ -305,7 +330,7 @@ def cut(suffix: str):
 
     def data(photo: np.ndarray) -> bytes:
         whole = cv2.imencode(suffix, photo)[1].tobytes()
-        return whole[:len(whole) * 3 // 4]
+        return whole[: len(whole) * 3 // 4]
 
     return data
 
@@ -342,9 +367,7 @@ def test_a_missing_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'image', [np.zeros((4, 4), np.uint8),
-              np.zeros((4, 4, 3)),
-              np.zeros((0, 4, 3), np.uint8)]
+    'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_an_array_of_another_kind_is_refused(model, image):
     with pytest.raises(InputError, match=r'must be \(H, W, 3\) uint8 BGR'):
@@ -442,11 +465,7 @@ def test_a_config_without_test_data_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize(
-    'options', [{
-        'model.test_cfg.score_threshold': 1
-    }, {
-        'model.type': 'SOLO9'
-    }]
+    'options', [{'model.test_cfg.score_threshold': 1}, {'model.type': 'SOLO9'}]
 )
 def test_a_model_that_cannot_be_built_names_its_config(checkpoint, options):
     with pytest.raises(InputError, match=f'^{CONFIG}: '):
@@ -554,9 +573,9 @@ def test_rle_and_bitmaps_are_the_same_to_mmdets_inferencer(inferencer, photo, tm
     for mask_format in ('bitmap', 'rle'):
         np.random.seed(0)  # of the colours
         out = tmp_path / mask_format
-        found = inferencer(
-            mask_format=mask_format, **settings
-        )(str(path), out_dir=str(out), no_save_pred=False, pred_score_thr=0.1)
+        found = inferencer(mask_format=mask_format, **settings)(
+            str(path), out_dir=str(out), no_save_pred=False, pred_score_thr=0.1
+        )
         results.append(found['predictions'])
         files.append((out / 'preds' / 'photo.json').read_text())
         pictures.append(cv2.imread(str(out / 'vis' / 'photo.png')))
@@ -567,7 +586,7 @@ def test_rle_and_bitmaps_are_the_same_to_mmdets_inferencer(inferencer, photo, tm
 
 def test_samples_of_mmdets_inferencer_keep_their_rle(inferencer, photo):
     inference = inferencer(mask_format='rle')
-    (sample, ) = inference(photo, return_datasamples=True, return_vis=True)['predictions']
+    (sample,) = inference(photo, return_datasamples=True, return_vis=True)['predictions']
     inference.pred2dict(sample)
     (mask, *_) = sample.pred_instances.masks
     assert isinstance(mask['counts'], bytes) and coco_mask.decode(mask).shape == photo.shape[:2]
@@ -575,7 +594,7 @@ def test_samples_of_mmdets_inferencer_keep_their_rle(inferencer, photo):
 
 def test_mmdets_inferencer_takes_images_as_thin_as_a_line(inferencer):
     line = np.random.default_rng(0).integers(0, 256, (3, 4000, 3), np.uint8)
-    (result, ) = inferencer()(line)['predictions']
+    (result,) = inferencer()(line)['predictions']
     assert result['masks'][0]['size'] == [3, 4000]
 
 

@@ -14,7 +14,7 @@ AS_MMENGINE = [
     '1,2', 'a,b', 'a,', '1,true,None,x', '[1,2]', '[a,b]', '[]', '()', '(1,2)', '(1)', '[1,2,]',
     '[(1,2),(3,4)]', '[[1,2],[3]]', '([1],2)', '[a/b.json,/c/d.json]', '[-1,-0.5]', 'a,(1,2)',
     '"[1,2]"', "'(1,2)'", '[ab]*.png', 'run(1)', 'a(b', "it's", '[1,,2]', 'epoch_{}.pth'
-]  # yapf: disable
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('text', AS_MMENGINE)
@@ -44,23 +44,26 @@ def test_as_mmengine(text):
         ('my folder/epoch (1).pth', 'my folder/epoch (1).pth'),
         ('__import__("os").system("false")', '__import__("os").system("false")'),
     ]
-)  # yapf: disable
+)  # fmt: skip
 def test_as_python(text, value):
     assert read_value(text) == value and repr(read_value(text)) == repr(value)
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('foo', 'there is no ='),
-    ('=1', 'there is no key'),
-    ('a=[1,2', '] is missing'),
-    ('a="[1,2"', '] is missing'),
-    ('a=[1,(2]', '] closes nothing'),
-    ('a=1,2]', '] closes nothing'),
-    ('a=[dict(type="x]', '" is missing'),
-    ('a=dict(type)', "'type' has no ="),
-    ('a={1,2}', "'1' has no :"),
-    ('a={[1]:2}', 'unhashable'),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('foo', 'there is no ='),
+        ('=1', 'there is no key'),
+        ('a=[1,2', '] is missing'),
+        ('a="[1,2"', '] is missing'),
+        ('a=[1,(2]', '] closes nothing'),
+        ('a=1,2]', '] closes nothing'),
+        ('a=[dict(type="x]', '" is missing'),
+        ('a=dict(type)', "'type' has no ="),
+        ('a={1,2}', "'1' has no :"),
+        ('a={[1]:2}', 'unhashable'),
+    ],
+)
 def test_what_cannot_be_read(text, message, capsys):
     parser = argparse.ArgumentParser()
     add_cfg_options(parser)
@@ -75,6 +78,6 @@ def test_what_cannot_be_read(text, message, capsys):
 def test_options_add_up():
     parser = argparse.ArgumentParser()
     add_cfg_options(parser)
-    args = parser.parse_args('--cfg-options a=1 b=2 --cfg-options a=3 c.d='.split())
+    args = parser.parse_args(['--cfg-options', 'a=1', 'b=2', '--cfg-options', 'a=3', 'c.d='])
     assert args.cfg_options == {'a': 3, 'b': 2, 'c.d': ''}
     assert parser.parse_args([]).cfg_options is None

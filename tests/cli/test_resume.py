@@ -55,14 +55,7 @@ def bias_frozen_out(model):
 
 
 def runner_of(
-    folder: Path,
-    *,
-    classes=CLASSES,
-    heads=None,
-    width=4,
-    optimizer=sgd,
-    epochs=1,
-    resume=None
+    folder: Path, *, classes=CLASSES, heads=None, width=4, optimizer=sgd, epochs=1, resume=None
 ) -> Runner:
     """A runner before its training; it resumes if there is a file to resume."""
     model = Toy(heads or len(classes), width)
@@ -70,9 +63,7 @@ def runner_of(
         model=model,
         work_dir=str(folder),
         train_dataloader=dict(
-            dataset=Items(classes),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            batch_size=1
+            dataset=Items(classes), sampler=dict(type='DefaultSampler', shuffle=False), batch_size=1
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=OptimWrapper(optimizer(model)),
@@ -83,7 +74,7 @@ def runner_of(
         load_from=resume or None,
         cfg=dict(resume=resume is not None, load_from=resume or None),
     )
-    runner.train_loop  # builds the data
+    _ = runner.train_loop  # builds the data
     return runner
 
 
@@ -125,12 +116,18 @@ def test_the_newest_of_the_work_folder_is_asked(saved):
         require_same_training(runner)
 
 
-@pytest.mark.parametrize(('classes', 'said'), [
-    ([*CLASSES, 'moon'], '3 classes (circle, square, star), this config has 4 (circle, square, '),
-    (CLASSES[:2], '3 classes (circle, square, star), this config has 2 (circle, square): '),
-    (CLASSES[::-1], "the class 'circle' where this config has 'star': "),
-    ([*CLASSES[:2], 'moon'], "the class 'star' where this config has 'moon': "),
-])
+@pytest.mark.parametrize(
+    ('classes', 'said'),
+    [
+        (
+            [*CLASSES, 'moon'],
+            '3 classes (circle, square, star), this config has 4 (circle, square, ',
+        ),
+        (CLASSES[:2], '3 classes (circle, square, star), this config has 2 (circle, square): '),
+        (CLASSES[::-1], "the class 'circle' where this config has 'star': "),
+        ([*CLASSES[:2], 'moon'], "the class 'star' where this config has 'moon': "),
+    ],
+)
 def test_other_classes(tmp_path, saved, classes, said):
     assert f'its training had {said}' in refusal(tmp_path, saved, classes=classes)
 
@@ -172,7 +169,8 @@ def changed(saved: Path, folder: Path, change) -> Path:
 
 
 @pytest.mark.parametrize(
-    'change', [
+    'change',
+    [
         lambda content: content.pop('meta'),
         lambda content: content['meta'].pop('iter'),
         lambda content: content.update(meta=3),
@@ -180,7 +178,7 @@ def changed(saved: Path, folder: Path, change) -> Path:
         lambda content: content['message_hub'].pop('runtime_info'),
         lambda content: content['message_hub'].update(log_scalars=3),
         lambda content: content['meta'].update(epoch='1'),
-    ]
+    ],
 )
 def test_weights_alone(tmp_path, saved, change):
     file = changed(saved, tmp_path, change)
@@ -217,13 +215,25 @@ def test_runners_of_another_kind_go_on(tmp_path, saved):
         require_same_training(flexible(tmp_path, tmp_path / 'none.pth'))
 
 
-@pytest.mark.parametrize(('change', 'said'), [
-    (lambda content: content['state_dict'].pop('last.bias'), 'first that do not: last.bias (mi'),
-    (lambda content: content.update(optimizer=3), 'had 0 parameters in 0 groups'),
-    (lambda content: content['optimizer'].update(param_groups=[3]), 'had 0 parameters in 0'),
-    (lambda content: content['optimizer']['param_groups'].pop(), 'had 0 parameters in 0 groups'),
-    (lambda content: content['optimizer']['param_groups'][0]['params'].pop(), 'had 3 parameters'),
-])
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (
+            lambda content: content['state_dict'].pop('last.bias'),
+            'first that do not: last.bias (mi',
+        ),
+        (lambda content: content.update(optimizer=3), 'had 0 parameters in 0 groups'),
+        (lambda content: content['optimizer'].update(param_groups=[3]), 'had 0 parameters in 0'),
+        (
+            lambda content: content['optimizer']['param_groups'].pop(),
+            'had 0 parameters in 0 groups',
+        ),
+        (
+            lambda content: content['optimizer']['param_groups'][0]['params'].pop(),
+            'had 3 parameters',
+        ),
+    ],
+)
 def test_parts_that_are_missing(tmp_path, saved, change, said):
     assert said in refusal(tmp_path, changed(saved, tmp_path, change))
 
@@ -248,7 +258,7 @@ def test_classes_that_are_not_told_are_no_reason(tmp_path, saved, meta):
 
 
 def test_names_of_classes_in_capitals(tmp_path, saved):
-    meta = dict(CLASSES=('circle', ))
+    meta = dict(CLASSES=('circle',))
     file = changed(saved, tmp_path, lambda content: content['meta'].update(dataset_meta=meta))
     assert 'its training had 1 classes (circle)' in refusal(tmp_path, file)
 

@@ -23,7 +23,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from mmsolov2.compat.checkpoint_loaders import load_from_local
 from mmsolov2.errors import InputError
 
-STATE = dict(state_dict=dict(weight=torch.arange(1000.)))
+STATE = dict(state_dict=dict(weight=torch.arange(1000.0)))
 
 
 def touch(path: str) -> None:
@@ -38,14 +38,14 @@ class Intruder:
         self.path = path
 
     def __reduce__(self):
-        return touch, (str(self.path), )
+        return touch, (str(self.path),)
 
 
 class Shell:
     """An object whose unpickling runs a program: torch blocks its module."""
 
     def __reduce__(self):
-        return os.system, ('true', )
+        return os.system, ('true',)
 
 
 class Custom:
@@ -84,12 +84,13 @@ def test_empty(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content', [
+    'content',
+    [
         b'not a checkpoint',
         b'version https://git-lfs.github.com/spec/v1\n',
         b'\x89PNG\r\n\x1a\n' + bytes(50),
         pickle.dumps(dict(a=1)),
-    ]
+    ],
 )
 def test_other_files(tmp_path, content):
     path = tmp_path / 'a.pth'
@@ -102,7 +103,7 @@ def test_other_files(tmp_path, content):
 def test_truncated(tmp_path, zipped, share):
     path = saved(tmp_path / 'a.pth', STATE, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
-    path.write_bytes(content[:int(share * len(content))])
+    path.write_bytes(content[: int(share * len(content))])
     assert 'truncated or damaged' in message(path)
 
 
@@ -196,8 +197,8 @@ def with_two_directories(content: bytes) -> bytes:
     start, end = content.index(b'PK\x01\x02'), content.rindex(b'PK\x05\x06')
     listed = bytearray(content[start:end])
     place = listed.index(b'a/zeros') - 46
-    listed[place + 10:place + 12] = bytes(2)  # the method
-    listed[place + 24:place + 28] = listed[place + 20:place + 24]  # the size
+    listed[place + 10 : place + 12] = bytes(2)  # the method
+    listed[place + 24 : place + 28] = listed[place + 20 : place + 24]  # the size
     return content[:end] + bytes(listed) + content[end:]
 
 
@@ -214,8 +215,8 @@ def with_another_end(content: bytes) -> bytes:
     zipfile takes the second, which is right before the locator; the locator points at the first.
     """
     start, record = content.index(b'PK\x01\x02'), content.rindex(b'PK\x06\x06')
-    second = content[start:record + 48] + struct.pack('<Q', record + 56)
-    return content[:record + 56] + second + content[record + 56:]
+    second = content[start : record + 48] + struct.pack('<Q', record + 56)
+    return content[: record + 56] + second + content[record + 56 :]
 
 
 def plain_zip(content: bytes) -> bytes:
@@ -235,7 +236,7 @@ def with_a_prefix(content: bytes) -> bytes:
 
 def with_a_longer_record(content: bytes) -> bytes:
     place = content.rindex(b'PK\x06\x06')
-    return content[:place + 4] + b'\x2d' + content[place + 5:]
+    return content[: place + 4] + b'\x2d' + content[place + 5 :]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_zip_files_with_and_without_64_bits_load(tmp_path):
 
 def test_compressed_weights_load(tmp_path):
     path = deflated(tmp_path / 'a.pth', STATE)
-    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.))
+    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.0))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_compressed_weights_load(tmp_path):
          'holds what torch refuses (Unsupported operand 149), which is not loaded'),
     ],
     ids=lambda value: type(value).__name__,
-)  # yapf: disable
+)  # fmt: skip
 @pytest.mark.parametrize('zipped', [True, False])
 def test_each_error_in_its_own_words(tmp_path, monkeypatch, error, said, zipped):
 
@@ -313,7 +314,7 @@ def test_bytes_that_have_changed_are_damage(tmp_path, part):
     path = saved(tmp_path / 'a.pth', STATE)
     content = bytearray(path.read_bytes())
     place = int(part * len(content))
-    content[place:place + 8] = b'\xff' * 8
+    content[place : place + 8] = b'\xff' * 8
     path.write_bytes(content)
     assert 'truncated or damaged' in message(path)
 
@@ -335,7 +336,8 @@ def test_weights_that_are_not_finite(tmp_path, value, dtype):
 
 
 @pytest.mark.parametrize(
-    'wrap', [
+    'wrap',
+    [
         lambda bad: dict(weight=bad),
         lambda bad: dict(model=dict(weight=bad)),
         lambda bad: dict(model=dict(weight=bad.numpy())),
@@ -343,7 +345,7 @@ def test_weights_that_are_not_finite(tmp_path, value, dtype):
         lambda bad: dict(state_dict=dict(weight=torch.nn.Parameter(bad))),
         lambda bad: dict(state_dict=dict(weight=bad.expand(2, 2))),
         lambda bad: dict(state_dict=dict(weight=bad[:, None].t())),
-    ]
+    ],
 )
 def test_weights_that_are_not_finite_are_found_in_every_wrapper(tmp_path, wrap):
     content = wrap(torch.tensor([1, math.nan]))
@@ -353,7 +355,8 @@ def test_weights_that_are_not_finite_are_found_in_every_wrapper(tmp_path, wrap):
 
 
 @pytest.mark.parametrize(
-    'fine', [
+    'fine',
+    [
         torch.ones(0),
         torch.tensor([1, math.nan])[:1],
         torch.tensor(3),
@@ -363,7 +366,7 @@ def test_weights_that_are_not_finite_are_found_in_every_wrapper(tmp_path, wrap):
         torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
         torch.eye(2).to_sparse(),
         np.arange(3),
-    ]
+    ],
 )
 def test_other_values_pass(tmp_path, fine):
     file = saved(tmp_path / 'a.pth', dict(state_dict=dict(weight=fine), loss=math.nan))
@@ -382,9 +385,7 @@ MASK = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, -math.inf)
 
 
 @pytest.mark.parametrize(
-    'mask',
-    [MASK, MASK.half(), MASK.bfloat16(), MASK[:1].expand(9, 3),
-     MASK.numpy()]
+    'mask', [MASK, MASK.half(), MASK.bfloat16(), MASK[:1].expand(9, 3), MASK.numpy()]
 )
 def test_masks_of_minus_infinity_load(tmp_path, mask):
     content = dict(state_dict={'weight': torch.ones(3), 'attn.mask': mask})
@@ -392,9 +393,17 @@ def test_masks_of_minus_infinity_load(tmp_path, mask):
     assert loaded.tolist() == mask.tolist()
 
 
-@pytest.mark.parametrize(('name', 'value'), [('attn.mask', math.nan), ('attn.mask', math.inf),
-                                             ('attn.weight', 0), ('attn.bias', 0),
-                                             ('bn.running_mean', 0), ('bn.running_var', 0)])
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('attn.mask', math.nan),
+        ('attn.mask', math.inf),
+        ('attn.weight', 0),
+        ('attn.bias', 0),
+        ('bn.running_mean', 0),
+        ('bn.running_var', 0),
+    ],
+)
 @pytest.mark.parametrize('kind', [torch.Tensor, np.ndarray])
 def test_other_infinities_do_not(tmp_path, name, value, kind):
     entry = MASK.clone()
@@ -410,7 +419,7 @@ def test_other_infinities_do_not(tmp_path, name, value, kind):
 @pytest.mark.parametrize('zipped', [True, False])
 def test_plain_checkpoint(tmp_path, zipped):
     path = saved(tmp_path / 'a.pth', STATE, _use_new_zipfile_serialization=zipped)
-    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.))
+    assert torch.equal(load_from_local(str(path))['state_dict']['weight'], torch.arange(1000.0))
 
 
 def test_home_folder(tmp_path, monkeypatch):
@@ -443,7 +452,7 @@ def test_checkpoint_of_a_runner(tmp_path):
 @pytest.mark.parametrize('package', [b'numpy.core', b'numpy._core'])
 def test_names_of_both_numpys(tmp_path, package):
     """NumPy 1 and 2 store their functions under other names: either file loads."""
-    content = dict(array=np.arange(3.), scalar=np.float64(0.5))
+    content = dict(array=np.arange(3.0), scalar=np.float64(0.5))
     path = tmp_path / 'a.pth'
     pickled = re.sub(rb'numpy\._?core\.', package + b'.', pickle.dumps(content, protocol=2))
     assert package + b'.multiarray\n_reconstruct' in pickled
@@ -525,12 +534,11 @@ except mmsolov2.errors.InputError as error:
 def test_one_process_downloads_and_the_other_waits(tmp_path, fails):
     started = [
         subprocess.Popen(
-            [sys.executable, '-c', PROCESS,
-             str(tmp_path), str(fails),
-             str(rank)],
+            [sys.executable, '-c', PROCESS, str(tmp_path), str(fails), str(rank)],
             stdout=subprocess.PIPE,
             text=True,
-        ) for rank in (0, 1)
+        )
+        for rank in (0, 1)
     ]
     first, second = [
         json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in started
@@ -579,11 +587,12 @@ def test_unknown_torchvision_alias(downloads, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'alias, table', [
+    'alias, table',
+    [
         ('open-mmlab://evil', 'get_external_models'),
         ('openmmlab://evil', 'get_external_models'),
         ('mmcls://evil', 'get_mmcls_models'),
-    ]
+    ],
 )
 def test_aliases_run_no_code(downloads, monkeypatch, alias, table):
     monkeypatch.setattr(checkpoint, table, lambda: dict(evil='https://example.com/evil.pth'))

@@ -121,7 +121,7 @@ def storage(count: int) -> bytes:
     return pid + b'Q'
 
 
-def tensor(count=4, offset=0, size=(4, ), stride=(1, )) -> bytes:
+def tensor(count=4, offset=0, size=(4,), stride=(1,)) -> bytes:
     sizes = [many(*map(number, each)) for each in (size, stride)]
     hooks = call('collections.OrderedDict')
     rebuild = 'torch._utils._rebuild_tensor_v2'
@@ -365,29 +365,21 @@ CRAFTED = {
     'eval': call('__builtin__.eval', text('1')),
     'partial': call('functools.partial', name_of(HISTORY)),
     'newer pickle': b'\x8c\x0anumpy\x8c\x07ndarray\x93',
-}  # yapf: disable
+}  # fmt: skip
 
 HONEST = {
-    'array':
-    array(),
-    'array under the newer names':
-    array().replace(b'numpy.core', b'numpy._core'),
-    'number':
-    array(NOTHING, data=raw(8)),
-    'column order':
-    array(many(number(2), number(1)), order=YES),
-    'bool':
-    array(kind=dtype('b1', number(3), text('|'), *OF_A_TYPE), data=raw(2)),
-    'other byte order':
-    array(kind=dtype('f8', number(3), text('>'), *OF_A_TYPE)),
-    'scalar':
-    call(f'{MULTIARRAY}scalar', dtype(), raw(8)),
-    'history':
-    history(),
-    'history with its statistics':
-    history(statistics_methods=table(min=attribute(HISTORY, text('min')))),
-    'tensor':
-    tensor(),
+    'array': array(),
+    'array under the newer names': array().replace(b'numpy.core', b'numpy._core'),
+    'number': array(NOTHING, data=raw(8)),
+    'column order': array(many(number(2), number(1)), order=YES),
+    'bool': array(kind=dtype('b1', number(3), text('|'), *OF_A_TYPE), data=raw(2)),
+    'other byte order': array(kind=dtype('f8', number(3), text('>'), *OF_A_TYPE)),
+    'scalar': call(f'{MULTIARRAY}scalar', dtype(), raw(8)),
+    'history': history(),
+    'history with its statistics': history(
+        statistics_methods=table(min=attribute(HISTORY, text('min')))
+    ),
+    'tensor': tensor(),
 }
 
 
@@ -411,7 +403,7 @@ def old(value: bytes) -> bytes:
 
 
 FORMATS = dict(zip=zipped, old=old)
-LOAD = '''
+LOAD = """
 import json, sys, warnings
 warnings.simplefilter('ignore')
 from mmsolov2.compat.checkpoint_loaders import load_from_local
@@ -421,7 +413,7 @@ for path in sys.argv[1:]:
     except Exception as error:
         said = f'{type(error).__name__}: {error}'
     print(json.dumps([path, said]), flush=True)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -440,7 +432,7 @@ def outcomes(tmp_path_factory) -> dict[tuple[str, str], str]:
         said |= {cases[path]: outcome for path, outcome in lines}
         if done.returncode:
             said[cases[left[len(lines)]]] = f'the process ended with {done.returncode}'
-        left = left[len(lines) + bool(done.returncode):]
+        left = left[len(lines) + bool(done.returncode) :]
     return said
 
 
@@ -498,7 +490,7 @@ def test_numbers_of_every_type_come_back(tmp_path, code, order):
 
 def test_loaded_arrays_are_saved_as_numpys(tmp_path):
     """What is resumed is written into the next checkpoint, for whoever reads it."""
-    torch.save(dict(value=np.arange(3.)), tmp_path / 'a.pth')
+    torch.save(dict(value=np.arange(3.0)), tmp_path / 'a.pth')
     loaded = load_from_local(str(tmp_path / 'a.pth'))
     for protocol in (2, 5):
         again_ = pickle.loads(pickle.dumps(loaded, protocol))['value']
@@ -523,9 +515,9 @@ def test_types_that_others_have_listed_change_nothing(tmp_path, case):
 
 
 def test_a_pair_of_type_and_name_gives_way_too():
-    with torch.serialization.safe_globals([(np.ndarray, 'numpy.ndarray'), (dict, 'a.b')]):
-        with checked_types():
-            listed = torch.serialization.get_safe_globals()
+    pairs = [(np.ndarray, 'numpy.ndarray'), (dict, 'a.b')]
+    with torch.serialization.safe_globals(pairs), checked_types():
+        listed = torch.serialization.get_safe_globals()
     assert (dict, 'a.b') in listed and (np.ndarray, 'numpy.ndarray') not in listed
 
 
@@ -560,7 +552,7 @@ def test_names_of_older_torch(tmp_path, monkeypatch, case, encodes):
 @pytest.mark.parametrize(
     'arguments', [(text('a'), text('utf-8')), (raw(1), text('latin1')), (array(), array())],
     ids=['codec', 'bytes', 'arrays']
-)  # yapf: disable
+)  # fmt: skip
 def test_older_torch_encodes_text_in_latin1_alone(tmp_path, monkeypatch, arguments):
     unpickler = torch._weights_only_unpickler
     own = {**unpickler._get_allowed_globals()}

@@ -43,7 +43,8 @@ def test_stand_in_has_no_special_attributes():
 @needs_lite
 def test_operator_of_mmcv_raises():
     from mmcv.ops import roi_align
-    boxes = torch.tensor([[0, 0, 0, 4, 4.]])
+
+    boxes = torch.tensor([[0, 0, 0, 4, 4.0]])
     with pytest.raises(MissingOpError, match="'roi_align_forward'"):
         roi_align(torch.ones(1, 1, 8, 8), boxes, (2, 2))
 
@@ -136,10 +137,11 @@ def test_focal_loss_equals_mmdets(count, reduction, monkeypatch):
     """Ours stands in for the CUDA operator; mmdet's own is what it does on a CPU."""
     from mmdet.models.losses import focal_loss
     from mmdet.models.losses.focal_loss import FocalLoss
+
     monkeypatch.setattr(focal_loss, 'sigmoid_focal_loss', None)
     compat.focal_loss_without_ops()
     logits = 4 * torch.randn(count, 5)
-    labels = torch.randint(0, 6, (count, ))  # 5 is the background
+    labels = torch.randint(0, 6, (count,))  # 5 is the background
     results = []
     for calculate in (focal_loss.sigmoid_focal_loss, None):
         ours = logits.clone().requires_grad_()
@@ -158,9 +160,10 @@ def test_focal_loss_equals_mmdets(count, reduction, monkeypatch):
 def test_focal_loss_by_hand():
     """A logit of 0 has probability 1/2: alpha or 1 - alpha, times 1/4, times ln 2."""
     from mmdet.models.losses import focal_loss
+
     labels = torch.tensor([0, 2])  # the second is the background
     loss = focal_loss.sigmoid_focal_loss(torch.zeros(2, 2), labels, reduction='none')
-    ln2 = torch.log(torch.tensor(2.))
+    ln2 = torch.log(torch.tensor(2.0))
     assert torch.allclose(loss, torch.tensor([[0.25, 0.75], [0.75, 0.75]]) / 4 * ln2)
 
 
@@ -169,6 +172,7 @@ def test_focal_loss_by_hand():
 
 def test_config_package_is_named():
     from mmengine.config.utils import MODULE2PACKAGE
+
     assert MODULE2PACKAGE['mmsolov2'] == 'mmsolov2'
 
 

@@ -160,14 +160,14 @@ class Shapes(dict):
     def conv(self, name: str, out: int, into: int, size: int, *, bias=False, offsets=0, groups=1):
         self[f'{name}.weight'] = (out, into // groups, size, size)
         if bias:
-            self[f'{name}.bias'] = (out, )
+            self[f'{name}.bias'] = (out,)
         if offsets:
             self.conv(self.names.offset(name), offsets * size**2, into, size, bias=True)
 
     def norm(self, name: str, channels: int, *, batch: bool = False) -> None:
-        self[f'{name}.weight'] = self[f'{name}.bias'] = (channels, )
+        self[f'{name}.weight'] = self[f'{name}.bias'] = (channels,)
         if batch:
-            self[f'{name}.running_mean'] = self[f'{name}.running_var'] = (channels, )
+            self[f'{name}.running_mean'] = self[f'{name}.running_var'] = (channels,)
         if batch and self.names.counters:
             self[f'{name}.num_batches_tracked'] = ()
 
@@ -251,14 +251,14 @@ def _value(name: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:
     value = torch.randn(shape, generator=generator)
     if '_offset.' in name:
         value = 0 * value if len(shape) == 4 else value
-        value[:len(value) // 3 * 2] = 0
+        value[: len(value) // 3 * 2] = 0
         return value * (shape[0] % 2)  # of version 2 alone, which has an odd number
     if name.endswith('num_batches_tracked'):
         return torch.tensor(7)
     if name.endswith('running_var'):
         return value.abs() + 0.5
     if name.endswith('weight'):
-        return value * (2 / value[0].numel())**0.5 if len(shape) == 4 else 1 + 0.2 * value
+        return value * (2 / value[0].numel()) ** 0.5 if len(shape) == 4 else 1 + 0.2 * value
     return 0.2 * value
 
 
@@ -288,7 +288,7 @@ class Network:
         offset = self.weights.get(f'{self.names.offset(name)}.bias')
         size = weight.shape[-1]
         if offset is not None and len(offset) == 3 * size**2:
-            weight = weight * offset[2 * size**2:].sigmoid().view(1, 1, size, size)
+            weight = weight * offset[2 * size**2 :].sigmoid().view(1, 1, size, size)
         return F.conv2d(x, weight, bias, stride, padding=size // 2, groups=groups)
 
     def batch_norm(self, x, name: str):

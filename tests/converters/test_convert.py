@@ -129,8 +129,7 @@ PAIRS = {  # of deformable layers: ours, theirs
         'backbone.layer3.1.conv2.conv_offset': 'backbone.layer3.1.conv2.conv_offset',
     },
     ('original', 'r50 dcn'): {
-        'mask_neck.convs_all_levels.3.conv1.conv.conv_offset':
-        'mask_feat_head.convs_all_levels.3.conv1.conv.conv_offset',
+        'mask_neck.convs_all_levels.3.conv1.conv.conv_offset': 'mask_feat_head.convs_all_levels.3.conv1.conv.conv_offset',  # noqa: E501
         'mask_neck.conv_pred.conv.conv_offset': 'mask_feat_head.conv_pred.0.conv.conv_offset',
     },
     ('adelaidet', 'r50 dcn backbone'): {
@@ -152,8 +151,8 @@ def test_offsets_of_deformable_layers_come_to_their_own_layers(case):
 @pytest.mark.parametrize(
     ('meta', 'classes'),
     [
-        (dict(CLASSES=('a', ) * 80), ('a', ) * 80),
-        (dict(dataset_meta=dict(classes=['a'] * 80)), ('a', ) * 80),
+        (dict(CLASSES=('a',) * 80), ('a',) * 80),
+        (dict(dataset_meta=dict(classes=['a'] * 80)), ('a',) * 80),
         (dict(CLASSES='person'), None),
         (dict(CLASSES=('cat', 'dog')), None),  # of another head
         ('some text', None),
@@ -308,7 +307,7 @@ def test_size_of_the_kernels(size):
 def test_larger_kernels_stay_what_they_were():
     """Our head divides the taps beside the centre by 9; the centre is the fifth of each nine."""
     state_dict = without_values('original', 'light r18')
-    for name, shape in dict(weight=(128 * 9, 256, 3, 3), bias=(128 * 9, )).items():
+    for name, shape in dict(weight=(128 * 9, 256, 3, 3), bias=(128 * 9,)).items():
         state_dict[f'bbox_head.solo_kernel.{name}'] = torch.ones(shape)
     weights = convert(state_dict).weights
     nines = [9.0] * 4 + [1.0] + [9.0] * 4
@@ -335,11 +334,7 @@ def test_every_shipped_config_is_found_again(name):
     parts = ('data_preprocessor', 'backbone', 'neck', 'mask_neck', 'mask_head')
     keys = dict(backbone=('depth', 'type', 'style'), data_preprocessor=('mean', 'bgr_to_rgb'))
     settings = {
-        part: {
-            key: model[part][key]
-            for key in keys.get(part, model[part])
-        }
-        for part in parts
+        part: {key: model[part][key] for key in keys.get(part, model[part])} for part in parts
     }
     assert nearest_config(settings)[1] == {}
 
@@ -361,7 +356,7 @@ def test_versions_and_class_names(meta, source):
 
 
 def test_versions_are_of_mmdetection_alone():
-    names = ('a', ) * 80
+    names = ('a',) * 80
     meta = dict(mmdet_version='1.0.0', CLASSES=names)
     conversion = convert(dict(state_dict=without_values('original', 'light r18'), meta=meta))
     assert conversion.source == 'WXinlong/SOLO' and conversion.classes == names
@@ -373,8 +368,7 @@ def test_versions_are_of_mmdetection_alone():
 def test_detectron2_file():
     """Arrays of NumPy, an optimizer beside the model, and buffers that are no weights."""
     entries = {
-        name: value.numpy()
-        for name, value in layouts.with_values('adelaidet', 'r50').items()
+        name: value.numpy() for name, value in layouts.with_values('adelaidet', 'r50').items()
     }
     mean = np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)
     entries |= dict(pixel_mean=mean, pixel_std=np.ones((3, 1, 1), np.float32))
@@ -424,10 +418,14 @@ def test_report():
     conversion = convert(without_values('original', 'light r18'))
     assert report(conversion).splitlines() == [
         'format: WXinlong/SOLO',
-        'model: ResNet-18, light head of 2 convolutions with 256 channels, 128 mask features, '
-        '80 classes',
-        "input: RGB, mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375]; backbone style "
-        "'pytorch'",
+        (
+            'model: ResNet-18, light head of 2 convolutions with 256 channels, 128 mask features, '
+            '80 classes'
+        ),
+        (
+            'input: RGB, mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375]; '
+            "backbone style 'pytorch'"
+        ),
         'entries: 176, of which 0 are new counters of BatchNorm; left out: none',
         'config: solov2/solov2-light_r18_fpn_ms-3x_coco.py',
     ]
@@ -503,18 +501,34 @@ def test_converted_already():
 @pytest.mark.parametrize(
     ('entries', 'words'),
     [
-        (['backbone.conv1.weight', 'rpn_head.rpn_conv.weight', 'roi_head.mask_head.x'
-          ], 'a two-stage model of MMDetection'),
-        (['backbone.bottom_up.stem.conv1.weight', 'proposal_generator.a', 'roi_heads.mask_head.x'
-          ], 'a two-stage model of detectron2'),
-        (['backbone.layers.0.0.conv1.weight', 'proto_net.0.weight', 'prediction_layers.0.bbox'
-          ], 'a YOLACT'),
-        ([
-            'backbone.conv1.weight', 'bbox_head.cate_convs.0.conv.weight',
-            'bbox_head.solo_ins_list.0'
-        ], 'a SOLO, the first version, of WXinlong/SOLO'),
-        (['mask_head.cls_convs.0.conv.weight', 'mask_head.conv_mask_list.0.weight'
-          ], 'a SOLO, the first version, of MMDetection'),
+        (
+            ['backbone.conv1.weight', 'rpn_head.rpn_conv.weight', 'roi_head.mask_head.x'],
+            'a two-stage model of MMDetection',
+        ),
+        (
+            [
+                'backbone.bottom_up.stem.conv1.weight',
+                'proposal_generator.a',
+                'roi_heads.mask_head.x',
+            ],
+            'a two-stage model of detectron2',
+        ),
+        (
+            ['backbone.layers.0.0.conv1.weight', 'proto_net.0.weight', 'prediction_layers.0.bbox'],
+            'a YOLACT',
+        ),
+        (
+            [
+                'backbone.conv1.weight',
+                'bbox_head.cate_convs.0.conv.weight',
+                'bbox_head.solo_ins_list.0',
+            ],
+            'a SOLO, the first version, of WXinlong/SOLO',
+        ),
+        (
+            ['mask_head.cls_convs.0.conv.weight', 'mask_head.conv_mask_list.0.weight'],
+            'a SOLO, the first version, of MMDetection',
+        ),
         (['conv1.weight', 'bn1.weight', 'layer1.0.conv1.weight', 'fc.weight'], 'a classifier'),
         (['epoch', 'net', 'a.b', 'a.c'], 'no SOLOv2: its entries are a (2), epoch (1), net (1)'),
         ([], 'no SOLOv2: its entries are none'),

@@ -48,7 +48,9 @@ def made() -> dict:
             area=256.0,
             iscrowd=0,
             segmentation=[square(x)],
-        ) for image, columns in starts.items() for category, x in enumerate(columns, 1)
+        )
+        for image, columns in starts.items()
+        for category, x in enumerate(columns, 1)
     ]
     size = dict(height=HEIGHT, width=WIDTH)
     return dict(
@@ -108,7 +110,7 @@ def evaluated(file: str, classes=CLASSES, **options) -> dict:
         own = [one for one in made()['annotations'] if one['image_id'] == image]
         masks = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
         for mask, one in zip(masks, own):
-            mask[8:24, one['bbox'][0]:one['bbox'][0] + 16] = True
+            mask[8:24, one['bbox'][0] : one['bbox'][0] + 16] = True
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (one['bbox'] for one in own)]
         found = dict(
             bboxes=torch.tensor(boxes).float(),
@@ -146,12 +148,15 @@ def test_a_clean_file_counts_whole(tmp_path, warnings):
 
 
 @pytest.mark.parametrize('convert', [str, float, '{:012}'.format], ids=['text', 'float', 'zeros'])
-@pytest.mark.parametrize(('entries', 'key'), [
-    ('images', 'id'),
-    ('annotations', 'image_id'),
-    ('annotations', 'category_id'),
-    ('categories', 'id'),
-])
+@pytest.mark.parametrize(
+    ('entries', 'key'),
+    [
+        ('images', 'id'),
+        ('annotations', 'image_id'),
+        ('annotations', 'category_id'),
+        ('categories', 'id'),
+    ],
+)
 def test_ids_that_differ_only_in_type_are_one(tmp_path, entries, key, convert):
     data = made()
     for entry in data[entries]:
@@ -274,7 +279,7 @@ def test_a_mask_outside_of_its_image_is_left_out(tmp_path, warnings):
     data = made()
     data['annotations'][3].update(segmentation=[square(70)], bbox=[70, 8, 16, 16])
     assert trained(build(write(tmp_path, data))) == ALL[:3]
-    (line, ) = warnings()
+    (line,) = warnings()
     assert line.endswith('1 without a pixel in their image, first annotations[3] (id 22)')
 
 
@@ -293,7 +298,7 @@ def test_masks_without_a_pixel_are_no_instances(tmp_path, warnings, polygon):
     if one['segmentation'][0][0] < 0:
         one.update(bbox=[0, 0, 30, 30], area=900)
     build(write(tmp_path, data))
-    (line, ) = warnings()
+    (line,) = warnings()
     assert line.endswith('1 without a pixel in their image, first annotations[0] (id 11)')
     for one in data['annotations']:
         one.update(segmentation=[polygon(one['bbox'][0])], area=256)
@@ -332,7 +337,7 @@ def test_boxes_that_gave_way_are_counted(tmp_path, caplog, monkeypatch):
     data['annotations'][2]['segmentation'].append([1, 2])
     file = write(tmp_path, data)
     build(file)
-    (line, ) = (text for text in caplog.messages if 'mended' in text)
+    (line,) = (text for text in caplog.messages if 'mended' in text)
     assert line == (
         f'{file}: mended 1 that lost parts which are no polygons, first annotations[2] (id 21), '
         '1 whose boxes contradict their masks, first annotations[1] (id 12)'
@@ -379,8 +384,9 @@ def test_training_data_that_lose_more_than_half_stop(tmp_path):
         '3 crowd regions (iscrowd=1), first annotations[0] (id 11).'
     )
     assert 'max_left_out=1' in str(caught.value)
-    assert trained(build(file, max_left_out=0.75)) == trained(build(file, max_left_out=1)
-                                                              ) == ALL[3:]
+    assert (
+        trained(build(file, max_left_out=0.75)) == trained(build(file, max_left_out=1)) == ALL[3:]
+    )
     assert len(build(file, test_mode=True)) == 2
 
 
@@ -399,9 +405,9 @@ def test_other_categories_are_no_loss(tmp_path, warnings):
     data['annotations'][1]['category_id'] = 1
     data['categories'].append(dict(id=3, name='middle'))
     file = write(tmp_path, data)
-    found = trained(build(file, metainfo=dict(classes=('right', ))))
+    found = trained(build(file, metainfo=dict(classes=('right',))))
     assert found == ALL[3:]
-    (line, ) = warnings()
+    (line,) = warnings()
     assert line.endswith('left out 3 annotations of 4: 3 of categories that are no classes')
 
 
@@ -414,7 +420,7 @@ def test_images_that_filter_cfg_leaves_out_are_counted(tmp_path, warnings):
         image.update(height=30, width=63)
     dataset = build(write(tmp_path, data), filter_cfg=dict(min_size=32))
     assert len(dataset) == 1
-    (line, ) = warnings()
+    (line,) = warnings()
     assert "4 of images left out by filter_cfg={'min_size': 32}" in line
 
 
@@ -423,14 +429,15 @@ def test_what_other_classes_lose_is_no_loss(tmp_path, warnings):
     data['categories'].append(dict(id=3, name='face'))
     data['annotations'] += [
         dict(data['annotations'][0], category_id=3, **change)
-        for change in (dict(segmentation=[]), dict(iscrowd=1), dict(image_id=9)) for _ in range(9)
+        for change in (dict(segmentation=[]), dict(iscrowd=1), dict(image_id=9))
+        for _ in range(9)
     ]
     file = write(tmp_path, data)
     assert trained(build(file)) == ALL
-    (line, ) = warnings()
+    (line,) = warnings()
     assert line == f'{file}: left out 27 annotations of 31: 27 of categories that are no classes'
     with pytest.raises(InputError, match='only 0 of 27 annotations of the classes'):
-        build(file, metainfo=dict(classes=('face', )))
+        build(file, metainfo=dict(classes=('face',)))
 
 
 # Types
@@ -450,7 +457,7 @@ WRONG = [
     *(('annotations', 'area', value) for value in ('256', [], {}, True)),
     *(('annotations', 'iscrowd', value) for value in ('0', {}, [], 2, math.nan)),
     *(('annotations', 'ignore', value) for value in ('0', 'false', [], 2)),
-]  # yapf: disable
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(('entries', 'key', 'value'), WRONG)
@@ -463,7 +470,7 @@ def test_a_value_of_a_wrong_type_is_named(tmp_path, entries, key, value):
         'categories': 'categories[1]' if key == 'id' else 'category 2',
         'annotations': 'annotations[1] (id 12)',
     }
-    for read in (build, evaluated) if key != 'file_name' else (build, ):
+    for read in (build, evaluated) if key != 'file_name' else (build,):
         with pytest.raises(InputError) as caught:
             read(file)
         assert str(caught.value).startswith(f'{file}: {names[entries]} ')
@@ -497,38 +504,26 @@ def test_lists_of_objects_are_that(tmp_path, key, value):
 # Segmentations
 
 FORMS = {
-    'flat':
-    lambda p: p,
-    'pairs':
-    lambda p: [[x, y] for x, y in zip(p[::2], p[1::2])],
-    'pairs in a list':
-    lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2])]],
-    'points':
-    lambda p: [dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])],
-    'points in a list':
-    lambda p: [[dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])]],
-    'texts':
-    lambda p: [[str(number) for number in p]],
-    'flat texts':
-    lambda p: [f'{number}.0' for number in p],
-    'a text of JSON':
-    lambda p: json.dumps([p]),
-    'RLE in a list':
-    lambda p: [rle(p)],
-    'RLE without a size':
-    lambda p: dict(counts=rle(p)['counts']),
-    'RLE with a size of floats':
-    lambda p: dict(rle(p), size=[48.0, 64.0]),
-    'RLE with runs of no pixels':
-    lambda p: dict(rle(p), counts=with_empty_runs(rle(p)['counts'])),
-    'compressed RLE':
-    lambda p: compressed(p),
-    'RLE with runs of floats':
-    lambda p: dict(rle(p), counts=[float(run) for run in rle(p)['counts']]),
-    'compressed RLE as str of bytes':
-    lambda p: dict(compressed(p), counts=str(compressed(p)['counts'].encode())),
-    'with a broken part':
-    lambda p: [p, [1, 2], [5] * 7, 'x'],
+    'flat': lambda p: p,
+    'pairs': lambda p: [[x, y] for x, y in zip(p[::2], p[1::2])],
+    'pairs in a list': lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2])]],
+    'points': lambda p: [dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])],
+    'points in a list': lambda p: [[dict(x=x, y=y) for x, y in zip(p[::2], p[1::2])]],
+    'texts': lambda p: [[str(number) for number in p]],
+    'flat texts': lambda p: [f'{number}.0' for number in p],
+    'a text of JSON': lambda p: json.dumps([p]),
+    'RLE in a list': lambda p: [rle(p)],
+    'RLE without a size': lambda p: dict(counts=rle(p)['counts']),
+    'RLE with a size of floats': lambda p: dict(rle(p), size=[48.0, 64.0]),
+    'RLE with runs of no pixels': lambda p: dict(rle(p), counts=with_empty_runs(rle(p)['counts'])),
+    'compressed RLE': lambda p: compressed(p),  # noqa: PLW0108
+    'RLE with runs of floats': lambda p: dict(
+        rle(p), counts=[float(run) for run in rle(p)['counts']]
+    ),
+    'compressed RLE as str of bytes': lambda p: dict(
+        compressed(p), counts=str(compressed(p)['counts'].encode())
+    ),
+    'with a broken part': lambda p: [p, [1, 2], [5] * 7, 'x'],
 }
 
 
@@ -557,34 +552,42 @@ def test_segmentations_of_another_shape_are_taken(tmp_path, form):
     assert_all_count(tmp_path, data)
 
 
-@pytest.mark.parametrize(('segmentation', 'shape'), [
-    ([[4, 8, 20, 24]], '1 x 4 x number'),
-    ([4, 8, 20, 24], '4 x number'),
-    ([[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]], '1 x 6 x number, fractions of the image or'),
-    ([[n for k in range(0, 8, 2) for n in (*square(4)[k:k + 2], 2)]
-      ], '1 x 12 x number, fractions of the image or three numbers a point'),
-    ([[n for k in range(0, 8, 2) for n in (*square(4)[k:k + 2], 255)]], '1 x 12 x number, frac'),
-    ('4 8 20 24', '4 x text'),
-    ('masks/1.png', 'text'),
-    (True, 'true'),
-    (dict(points=[1, 2]), r"object of \['points'\]"),
-    ([[[[4, 8], [20, 8], [20, 24]]]], '1 x 1 x 3 x 2 x number'),
-])
+@pytest.mark.parametrize(
+    ('segmentation', 'shape'),
+    [
+        ([[4, 8, 20, 24]], '1 x 4 x number'),
+        ([4, 8, 20, 24], '4 x number'),
+        ([[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]], '1 x 6 x number, fractions of the image or'),
+        (
+            [[n for k in range(0, 8, 2) for n in (*square(4)[k : k + 2], 2)]],
+            '1 x 12 x number, fractions of the image or three numbers a point',
+        ),
+        (
+            [[n for k in range(0, 8, 2) for n in (*square(4)[k : k + 2], 255)]],
+            '1 x 12 x number, frac',
+        ),
+        ('4 8 20 24', '4 x text'),
+        ('masks/1.png', 'text'),
+        (True, 'true'),
+        (dict(points=[1, 2]), r"object of \['points'\]"),
+        ([[[[4, 8], [20, 8], [20, 24]]]], '1 x 1 x 3 x 2 x number'),
+    ],
+)
 def test_segmentations_that_can_be_read_in_no_or_several_ways_are_reported(
     tmp_path, warnings, segmentation, shape
 ):
     data = made()
     data['annotations'][0].update(segmentation=segmentation, bbox=None)
     assert trained(build(write(tmp_path, data))) == ALL[1:]
-    (line, ) = warnings()
+    (line,) = warnings()
     pattern = rf'neither polygons nor RLE, first annotations\[0\] \(id 11\): {shape}'
     assert re.search(pattern, line), line
 
 
 READINGS = {
-    'x, y, visible': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 2)]],
-    'x, y, 255': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 255)]],
-    'x, y, confidence': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k:k + 2], 0.93)]],
+    'x, y, visible': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k : k + 2], 2)]],
+    'x, y, 255': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k : k + 2], 255)]],
+    'x, y, confidence': lambda p: [[n for k in range(0, 8, 2) for n in (*p[k : k + 2], 0.93)]],
     'fractions': lambda p: [[n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],
     'percents': lambda p: [[100 * n / (WIDTH, HEIGHT)[k % 2] for k, n in enumerate(p)]],
     'all x, all y': lambda p: [[*p[::2], *p[:4:2]], [*p[1::2], *p[1:5:2]]],
@@ -614,9 +617,9 @@ def test_a_polygon_whose_box_says_so_is_one(tmp_path):
 
 def test_a_polygon_around_more_pixels_than_memory_has_is_none(tmp_path, warnings):
     data = made()
-    data['annotations'][0]['segmentation'] = [[
-        k if k % 2 else 9e5 * (-1)**(k // 2) for k in range(400)
-    ]]
+    data['annotations'][0]['segmentation'] = [
+        [k if k % 2 else 9e5 * (-1) ** (k // 2) for k in range(400)]
+    ]
     assert trained(build(write(tmp_path, data))) == ALL[1:]
     assert 'first annotations[0] (id 11): 1 x 400 x number' in warnings()[0]
 
@@ -656,7 +659,7 @@ def faulty(name: str) -> object:
     'too many', 'too few', 'negative', 'fractions', 'texts', 'null', 'flags', 'an object',
     'a number', 'compressed, too many', 'compressed, too few', 'compressed, cut off',
     'compressed, other characters', 'compressed, no such characters', 'compressed, endless',
-])  # yapf: disable
+])  # fmt: skip
 def test_rle_that_does_not_add_up_is_named(tmp_path, name):
     data = made()
     data['annotations'][2]['segmentation'] = dict(size=[HEIGHT, WIDTH], counts=faulty(name))
@@ -664,8 +667,9 @@ def test_rle_that_does_not_add_up_is_named(tmp_path, name):
     for read in (build, evaluated):
         with pytest.raises(InputError) as caught:
             read(file)
-        assert str(caught.value
-                   ).startswith(f'{file}: annotations[2] (id 21), image 2, has RLE with')
+        assert str(caught.value).startswith(
+            f'{file}: annotations[2] (id 21), image 2, has RLE with'
+        )
 
 
 def test_compressed_runs_are_decoded_as_by_pycocotools():
@@ -686,14 +690,17 @@ def test_compressed_runs_are_decoded_as_by_pycocotools():
     assert [runs.tolist() for runs in each_runs(texts)] == expected
 
 
-@pytest.mark.parametrize(('runs', 'expected'), [
-    ([3, 4, 5], [3, 4, 5]),
-    ([0, 4, 5], [0, 4, 5]),
-    ([0, 0, 5], [5]),
-    ([3, 0, 5, 2], [8, 2]),
-    ([3, 4, 0, 5, 1], [3, 9, 1]),
-    ([3, 0, 0, 5, 0], [3, 5]),
-])
+@pytest.mark.parametrize(
+    ('runs', 'expected'),
+    [
+        ([3, 4, 5], [3, 4, 5]),
+        ([0, 4, 5], [0, 4, 5]),
+        ([0, 0, 5], [5]),
+        ([3, 0, 5, 2], [8, 2]),
+        ([3, 4, 0, 5, 1], [3, 9, 1]),
+        ([3, 0, 0, 5, 0], [3, 5]),
+    ],
+)
 def test_runs_of_no_pixels_are_merged(runs, expected):
     assert without_empty_runs(runs) == expected
 
@@ -713,15 +720,16 @@ def test_rle_that_the_pipeline_would_leave_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'step', [
+    'step',
+    [
         dict(type='RandomShift'),
         dict(type='RandomApply', transforms=[dict(type='RandomShift')]),
         dict(
             type='RandomChoice',
-            transforms=[[dict(type='RandomFlip', prob=1.)], [dict(type='RandomShift')]]
+            transforms=[[dict(type='RandomFlip', prob=1.0)], [dict(type='RandomShift')]],
         ),
         dict(type='RandomAffine'),
-    ]
+    ],
 )
 def test_steps_that_do_not_move_masks_are_named(tmp_path, step):
     file = write(tmp_path, made())

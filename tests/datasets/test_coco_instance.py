@@ -120,14 +120,14 @@ def test_a_file_of_test_images_has_no_annotations(tmp_path):
     )
     evaluator.dataset_meta = dict(classes=CLASSES)
     found = dict(
-        bboxes=torch.tensor([[2., 2., 12., 12.]]),
+        bboxes=torch.tensor([[2.0, 2.0, 12.0, 12.0]]),
         scores=torch.ones(1),
         labels=torch.ones(1, dtype=torch.long),
         masks=encode_rle(torch.ones(1, 32, 32, dtype=torch.bool)),
     )
     evaluator.process({}, [dict(pred_instances=found, img_id=1, ori_shape=(32, 32))])
     evaluator.evaluate(1)
-    (result, ) = json.loads((tmp_path / 'x.segm.json').read_text())
+    (result,) = json.loads((tmp_path / 'x.segm.json').read_text())
     assert (result['image_id'], result['category_id']) == (1, 2)
 
 
@@ -205,14 +205,11 @@ def test_no_image_listed(tmp_path):
 def test_annotation_without_a_mask_is_left_out(tmp_path, segmentation, warnings):
     file = write(
         tmp_path,
-        [annotation(1, segmentation),
-         annotation(2),
-         annotation(3, segmentation),
-         annotation(4)]
+        [annotation(1, segmentation), annotation(2), annotation(3, segmentation), annotation(4)],
     )
     dataset = build(file)
     assert len(dataset.get_data_info(0)['instances']) == 2
-    (warning, ) = (text for text in warnings() if 'left out' in text)
+    (warning,) = (text for text in warnings() if 'left out' in text)
     assert warning.startswith(f'{file}: left out 2 annotations of 4: 2 w')
     assert 'first annotations[0] (id 1)' in warning
     found = dataset[0]['data_samples'].gt_instances
@@ -228,7 +225,7 @@ def test_nothing_is_logged_where_all_is_well(tmp_path, warnings):
 def test_bad_part_of_a_mask_is_no_reason_to_leave_it_out(tmp_path, part):
     file = write(tmp_path, [annotation(segmentation=[part, *SQUARE])])
     masks = build(file)[0]['data_samples'].gt_instances.masks
-    (truth, ) = CocoInstanceMetric(ann_file=file, metric='segm')._coco_api.anns.values()
+    (truth,) = CocoInstanceMetric(ann_file=file, metric='segm')._coco_api.anns.values()
     assert masks.areas.tolist() == [4 * 16 * 16] and truth['segmentation'] == SQUARE
 
 
@@ -277,7 +274,7 @@ def test_rle_where_the_size_of_the_image_is_not_given(tmp_path):
 def test_instances_are_no_crowd_unless_it_says_so(tmp_path):
     entry = annotation()
     del entry['iscrowd']
-    (truth, ) = CocoInstanceMetric(write(tmp_path, [entry]))._coco_api.anns.values()
+    (truth,) = CocoInstanceMetric(write(tmp_path, [entry]))._coco_api.anns.values()
     assert truth['iscrowd'] == 0
 
 
@@ -295,13 +292,13 @@ def test_collinear_polygon_survives_and_gives_no_positives(tmp_path):
     masks = found.masks.to_tensor(torch.bool, 'cpu')
     assert masks.flatten(1).any(1).tolist() == [False, True]
     assigner = TASK_UTILS.build(
-        dict(type='mmsolov2.GridAssigner', center_scale=0.2, scale_ranges=((1, 999), ))
+        dict(type='mmsolov2.GridAssigner', center_scale=0.2, scale_ranges=((1, 999),))
     )
     boxes = found.bboxes.tensor
-    alone = assigner(masks[:1], found.labels[:1], boxes[:1], num_grids=(8, ), background=3)
+    alone = assigner(masks[:1], found.labels[:1], boxes[:1], num_grids=(8,), background=3)
     assert not alone.valid.any() and alone.num_positive == 0
     assert (alone.labels == 3).all()
-    both = assigner(masks, found.labels, boxes, num_grids=(8, ), background=3)
+    both = assigner(masks, found.labels, boxes, num_grids=(8,), background=3)
     assert set(both.instance[both.valid].tolist()) == {1}
 
 
@@ -319,7 +316,7 @@ def test_image_without_instances(tmp_path):
     assert len(dataset) == 1
     found = dataset[0]['data_samples'].gt_instances
     assert found.masks.to_tensor(torch.bool, 'cpu').shape == (0, 64, 64)
-    assert found.bboxes.tensor.shape == (0, 4) and found.labels.shape == (0, )
+    assert found.bboxes.tensor.shape == (0, 4) and found.labels.shape == (0,)
 
 
 # Images
@@ -369,7 +366,7 @@ def test_a_cut_jpeg_is_named_whatever_opencv_makes_of_it(tmp_path):
     data = cv2.imencode('.jpg', picture)[1].tobytes()
     (tmp_path / 'a.jpg').write_bytes(data)
     assert len(dataset[0]['data_samples'].gt_instances) == 1
-    (tmp_path / 'a.jpg').write_bytes(data[:len(data) // 2])
+    (tmp_path / 'a.jpg').write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r'a\.jpg: this image (cannot be decoded|is truncated)'):
         dataset[0]
 
@@ -383,7 +380,7 @@ def test_broken_image_is_one_line_of_a_tool(tmp_path, how, num_workers, capfd):
         next(iter(loader))
     errors = capfd.readouterr().err
     assert stop.value.code == 2
-    (line, ) = (text for text in errors.splitlines() if text.startswith('error: '))
+    (line,) = (text for text in errors.splitlines() if text.startswith('error: '))
     assert line.startswith(f'error: {image}: {BROKEN[how]}') and file in line
     assert errors.endswith(f'{line}\n') and 'Traceback' not in errors
 
@@ -416,14 +413,15 @@ def test_an_image_lacks_a_key(tmp_path, key):
 RLE = dict(size=[32, 32], counts=[132, 16, 16, 16, 844])  # rows 4 to 19 of columns 4 and 5
 
 
-@pytest.mark.parametrize(('segmentation', 'width'), [(SQUARE, 16), (RLE, 2)],
-                         ids=['polygon', 'RLE'])
-@pytest.mark.parametrize('missing', [('bbox', ), ('area', ), ('bbox', 'area')], ids=str)
+@pytest.mark.parametrize(
+    ('segmentation', 'width'), [(SQUARE, 16), (RLE, 2)], ids=['polygon', 'RLE']
+)
+@pytest.mark.parametrize('missing', [('bbox',), ('area',), ('bbox', 'area')], ids=str)
 def test_annotations_need_no_boxes(tmp_path, missing, segmentation, width):
     """Boxes and areas are the masks', in training data and in ground truth."""
     full = annotation(segmentation=segmentation, bbox=[4, 4, width, 16], area=width * 16)
     file = write(tmp_path, [{key: full[key] for key in full if key not in missing}])
-    (instance, ) = build(file).get_data_info(0)['instances']
+    (instance,) = build(file).get_data_info(0)['instances']
     assert instance['bbox'] == [4, 4, 4 + width, 20]
-    (truth, ) = CocoInstanceMetric(ann_file=file, metric=['bbox', 'segm'])._coco_api.anns.values()
+    (truth,) = CocoInstanceMetric(ann_file=file, metric=['bbox', 'segm'])._coco_api.anns.values()
     assert (truth['bbox'], truth['area']) == (full['bbox'], full['area'])

@@ -81,7 +81,7 @@ def test_ranks_draw_differently(monkeypatch):
 
 
 def test_data_without_a_seed_of_their_own_are_left_alone():
-    assert epochs([(1, ), (2, )], range(1), num_workers=0) == [[(1, ), (2, )]]
+    assert epochs([(1,), (2,)], range(1), num_workers=0) == [[(1,), (2,)]]
 
 
 def test_without_the_hook_nothing_is_seeded():

@@ -41,8 +41,8 @@ WHOLE = dict(
     thumbnail=with_thumbnail(JPEG),
 )
 CUT = dict(
-    a_quarter=JPEG[:len(JPEG) // 4],
-    three_quarters=JPEG[:len(JPEG) * 3 // 4],
+    a_quarter=JPEG[: len(JPEG) // 4],
+    three_quarters=JPEG[: len(JPEG) * 3 // 4],
     all_but_the_end=JPEG[:-2],
     half_the_end=JPEG[:-1],
     progressive=file('JPEG', progressive=True)[:-200],
@@ -75,7 +75,7 @@ def test_a_cut_file_is_none_whether_opencv_fills_it_up_or_not(monkeypatch, openc
 
 
 def encode(suffix: str) -> Callable[[], bytes]:
-    return lambda: cv2.imencode(suffix, NOISE)[1].tobytes()
+    return cv2.imencode(suffix, NOISE)[1].tobytes
 
 
 OTHERS = {
@@ -95,7 +95,7 @@ def test_opencv_refuses_other_cut_formats(name):
     data = OTHERS[name]()
     assert decode_image(data).shape == (60, 88, 3)
     for part in (0.5, 0.75, 0.99):
-        assert decode_image(data[:int(part * len(data))]) is None
+        assert decode_image(data[: int(part * len(data))]) is None
 
 
 @pytest.mark.parametrize('data', [b'', b'\xff', b'hello', bytes(1000)])

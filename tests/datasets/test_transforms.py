@@ -64,12 +64,13 @@ def test_image_without_annotated_size_stays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'orientation, height, width', [
+    'orientation, height, width',
+    [
         (TURNED, 17, 24),
         (TURNED, 8, 12),
         (1, 24, 16),
         (1, 16, 25),
-    ]
+    ],
 )
 def test_another_size(tmp_path, orientation, height, width):
     path = photo(tmp_path, orientation)
@@ -118,7 +119,7 @@ def sample(height: int, width: int, kind: str = 'bitmap') -> dict:
     boxes = torch.tensor([[0, 0, width / 2, height], [width / 4, 0, width + 5, height]])
     if kind == 'bitmap':
         bitmaps = np.zeros((2, height, width), np.uint8)
-        bitmaps[0, :, :width // 2] = bitmaps[1, :, width // 4:] = 1
+        bitmaps[0, :, : width // 2] = bitmaps[1, :, width // 4 :] = 1
         masks = BitmapMasks(bitmaps, height, width)
     else:
         corners = [(0, 0, width / 2, height), (width / 4, 0, width, height)]
@@ -135,12 +136,13 @@ def sample(height: int, width: int, kind: str = 'bitmap') -> dict:
 
 @pytest.mark.parametrize('kind', ['bitmap', 'polygon'])
 @pytest.mark.parametrize(
-    'height, width, shape', [
+    'height, width, shape',
+    [
         (10, 8000, (1, 320)),
         (8000, 10, (320, 1)),
         (1, 8000, (1, 320)),
         (1, 1, (256, 256)),
-    ]
+    ],
 )
 @pytest.mark.parametrize('step', [Resize, MMDetResize])
 def test_thin_image_keeps_a_pixel(height, width, shape, kind, step):
@@ -197,13 +199,14 @@ def test_thin_image_with_another_interpolation():
 
 @pytest.mark.parametrize('kind', ['bitmap', 'polygon'])
 @pytest.mark.parametrize(
-    'settings', [
+    'settings',
+    [
         dict(scale=(32, 24), keep_ratio=True),
         dict(scale=(32, 24), keep_ratio=False),
         dict(scale=(320, 256), keep_ratio=True, interpolation='nearest'),
         dict(scale_factor=0.5, keep_ratio=True),
         dict(scale=(32, 24), keep_ratio=True, clip_object_border=False),
-    ]
+    ],
 )
 @pytest.mark.parametrize('size', [(40, 60), (61, 37), (24, 32), (8, 300)])
 def test_equals_mmdet_elsewhere(settings, size, kind):

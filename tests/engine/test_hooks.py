@@ -58,7 +58,6 @@ class Plain(Dataset):
 
 
 class Silent(BaseMetric):
-
     def process(self, data_batch, data_samples) -> None:
         self.results.append(0)
 
@@ -74,15 +73,7 @@ def loader(dataset: Dataset) -> dict:
 
 
 def runner(
-    tmp_path,
-    model: Toy,
-    *,
-    train=None,
-    val=None,
-    test=None,
-    metric=Silent,
-    epochs=1,
-    **options
+    tmp_path, model: Toy, *, train=None, val=None, test=None, metric=Silent, epochs=1, **options
 ) -> Runner:
     """A runner with the check, for the datasets that are given."""
     file = tmp_path / 'my_config.py'
@@ -96,11 +87,13 @@ def runner(
         )
     for name, dataset in dict(val=val, test=test).items():
         if dataset is not None:
-            settings.update({
-                f'{name}_dataloader': loader(dataset),
-                f'{name}_cfg': {},
-                f'{name}_evaluator': Evaluator(metric()),
-            })
+            settings.update(
+                {
+                    f'{name}_dataloader': loader(dataset),
+                    f'{name}_cfg': {},
+                    f'{name}_evaluator': Evaluator(metric()),
+                }
+            )
     return Runner(
         model=model,
         work_dir=str(tmp_path),
@@ -164,7 +157,6 @@ def test_validation_data_are_checked_once(tmp_path):
     asked = []
 
     class Asked(Figures):
-
         def check_data(self, classes, images) -> None:
             asked.append(len(list(images)))
 
@@ -178,10 +170,13 @@ def test_testing(tmp_path):
     runner(tmp_path, Toy(3), test=Data(*THREE)).test()
 
 
-@pytest.mark.parametrize(('classes', 'name', 'places'), [
-    (('bee', 'ant'), 'bee', (0, 1)),
-    (('cat', 'ant'), 'ant', (1, 0)),
-])
+@pytest.mark.parametrize(
+    ('classes', 'name', 'places'),
+    [
+        (('bee', 'ant'), 'bee', (0, 1)),
+        (('cat', 'ant'), 'ant', (1, 0)),
+    ],
+)
 def test_a_class_of_the_model_in_another_place(tmp_path, classes, name, places):
     """Its labels would be those of another class: figures of zero for perfect predictions."""
     text = message(runner(tmp_path, Toy(2), train=Data(*TWO), val=Data(*classes)).train)
@@ -390,10 +385,7 @@ def diverging(tmp_path, *arguments, **settings) -> Runner:
         default_scope='mmdet',
         experiment_name=tmp_path.name,
         log_level='ERROR',
-        **{
-            'train_cfg': dict(by_epoch=True, max_epochs=5),
-            **settings
-        },
+        **{'train_cfg': dict(by_epoch=True, max_epochs=5), **settings},
     )
 
 
@@ -405,18 +397,21 @@ def kept(folder: Path) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (('weight', float('nan'), 10), 'is not finite in iteration 11 (loss: nan)'),
-    (('weight', float('inf'), 10), 'is not finite in iteration 11 (loss: inf)'),
-    (('weight', float('nan'), 12), '1 weights are not finite, weight first'),
-    (('running_mean', float('inf'), 10), '1 weights are not finite, running_mean first'),
-    (('loss', float('nan'), 10), 'is not finite in iteration 10 (loss: '),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (('weight', float('nan'), 10), 'is not finite in iteration 11 (loss: nan)'),
+        (('weight', float('inf'), 10), 'is not finite in iteration 11 (loss: inf)'),
+        (('weight', float('nan'), 12), '1 weights are not finite, weight first'),
+        (('running_mean', float('inf'), 10), '1 weights are not finite, running_mean first'),
+        (('loss', float('nan'), 10), 'is not finite in iteration 10 (loss: '),
+    ],
+)
 def test_a_diverged_training_keeps_its_checkpoint(tmp_path, arguments, said):
     text = message(diverging(tmp_path, *arguments).train)
-    assert text.startswith(
-        'training: training has diverged: '
-    ) and said in text and '\n' not in text
+    assert (
+        text.startswith('training: training has diverged: ') and said in text and '\n' not in text
+    )
     assert text.endswith(f'the last checkpoint before: {tmp_path}/epoch_2.pth')
     assert kept(tmp_path) == {'epoch_2.pth': pytest.approx(0.2)}
     assert latest_checkpoint(str(tmp_path)) == f'{tmp_path}/epoch_2.pth'
@@ -437,7 +432,7 @@ def test_checkpoints_that_count_iterations(tmp_path, what):
             float('nan'),
             10,
             saving=dict(by_epoch=False, interval=5),
-            train_cfg=dict(by_epoch=False, max_iters=20)
+            train_cfg=dict(by_epoch=False, max_iters=20),
         ).train
     )
     assert f'1 weights are not finite, {what} first' in text
@@ -483,9 +478,8 @@ def test_an_averaged_model_is_checked(tmp_path):
 
 
 class Break(Hook):
-
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        (averaging, ) = (hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
+        (averaging,) = (hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
         averaging.ema_model.module.weight.data.fill_(float('nan'))
 
 
@@ -522,7 +516,7 @@ def test_the_loss_where_mmengine_does_not_log_it(tmp_path):
         float('nan'),
         10,
         hooks=[dict(type=Resumed)],
-        quiet=dict(runtime_info=None, logger=None)
+        quiet=dict(runtime_info=None, logger=None),
     )
     assert 'is not finite in iteration 11 (loss: nan)' in message(running.train)
 

@@ -70,7 +70,7 @@ def predict(random, outlines, count):
         bboxes=tight_boxes(masks),
         scores=torch.from_numpy(random.choice([0.25, 0.5, *random.random(20)], count)).float(),
         labels=torch.from_numpy(random.integers(len(CLASSES), size=count)),
-        masks=masks
+        masks=masks,
     )
 
 
@@ -82,8 +82,7 @@ def case(tmp_path_factory):
     for image, (truths, found) in enumerate(zip(TRUTHS, FOUND, strict=True)):
         outlines = [polygon(random) for _ in range(truths)]
         annotations += [
-            annotation(random,
-                       len(annotations) + index, image, outline)
+            annotation(random, len(annotations) + index, image, outline)
             for index, outline in enumerate(outlines)
         ]
         found = predict(random, outlines, found)
@@ -92,7 +91,7 @@ def case(tmp_path_factory):
     content = dict(
         images=[dict(id=image, **size) for image in range(len(TRUTHS))],
         categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES)],
-        annotations=annotations
+        annotations=annotations,
     )
     file = tmp_path_factory.mktemp('case') / 'instances.json'
     file.write_text(json.dumps(content))
@@ -126,12 +125,13 @@ def theirs(file, samples, folder, **options):
 
 
 @pytest.mark.parametrize(
-    'options', [
+    'options',
+    [
         dict(metric=['bbox', 'segm'], classwise=True),
         dict(metric=['proposal', 'bbox']),
         dict(metric='segm', proposal_nums=(1, 10, 100), iou_thrs=np.array([0.5, 0.75])),
         dict(metric='segm', proposal_nums=(3, 5, 7), metric_items=['mAP_50', 'AR@1000']),
-    ]
+    ],
 )
 @pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
 @pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
@@ -148,7 +148,7 @@ def test_figures_are_those_of_mmdet(case, tmp_path, options, backend, mask_forma
 @pytest.mark.parametrize('use_cats', [0, 1])
 @pytest.mark.parametrize('max_dets', [[1, 10, 100], [100, 300, 1000], [3, 5, 7]])
 def test_the_faster_evaluator_is_exact(case, kind, use_cats, max_dets):
-    file, samples = case
+    _file, _samples = case
     counted = [
         count(find_evaluator(backend), case, kind, use_cats, max_dets)
         for backend in ('pycocotools', 'faster')
@@ -198,7 +198,8 @@ def test_nothing_found_has_figures_of_zero(case, backend):
     figures = evaluate(metric, [sample, {**sample, 'img_id': 1}])
     assert {'coco/bbox_mAP', 'coco/segm_mAP_50', 'coco/AR@100', 'coco/ant_precision'} < set(figures)
     assert all(
-        value == (-1 if name.endswith('_l') else 0) for name, value in figures.items()
+        value == (-1 if name.endswith('_l') else 0)
+        for name, value in figures.items()
         if '@' not in name
     )  # no instance here is large
     assert figures['coco/AR@100'] == figures['coco/AR_m@1000'] == 0
@@ -208,10 +209,13 @@ def test_nothing_found_has_figures_of_zero(case, backend):
 def test_ground_truth_from_the_samples(case, backend):
     """Without an annotation file the samples bring their instances."""
     _, samples = case
-    kept = [{
-        **sample, 'instances':
-        [dict(bbox=[5, 5, 60, 70], bbox_label=1, mask=[[5, 5, 60, 5, 60, 70]])]
-    } for sample in samples]
+    kept = [
+        {
+            **sample,
+            'instances': [dict(bbox=[5, 5, 60, 70], bbox_label=1, mask=[[5, 5, 60, 5, 60, 70]])],
+        }
+        for sample in samples
+    ]
     options = dict(metric=['bbox', 'segm'])
     ours = evaluate(CocoInstanceMetric(backend=backend, **options), kept)
     assert ours == evaluate(CocoMetric(**options), kept) and ours['coco/segm_mAP_50'] > 0
@@ -239,7 +243,7 @@ def test_predictions_stay_as_they_were_handed_over(case):
 
 
 def test_dumped_bitmaps_are_rle(case, tmp_path):
-    file, samples = case
+    _file, samples = case
     dump = DumpInstances(out_file_path=str(tmp_path / 'out.pkl'))
     evaluate(dump, [{**sample, 'gt_instances': {}} for sample in samples])
     (first, *_) = pickle.loads((tmp_path / 'out.pkl').read_bytes())

@@ -20,7 +20,7 @@ def square() -> dict:
     mask = torch.zeros(1, 16, 16, dtype=torch.bool)
     mask[:, 2:12, 2:12] = True
     return dict(
-        bboxes=torch.tensor([[2., 2., 12., 12.]]),
+        bboxes=torch.tensor([[2.0, 2.0, 12.0, 12.0]]),
         scores=torch.ones(1),
         labels=torch.zeros(1, dtype=torch.long),
         masks=encode_rle(mask),
@@ -32,12 +32,12 @@ def evaluate(tmp_path, annotations, metric=('bbox', 'segm'), sample=(), **option
     content = dict(
         images=[dict(id=1, file_name='a.png', width=16, height=16)],
         categories=[dict(id=1, name='ant')],
-        annotations=annotations
+        annotations=annotations,
     )
     file = tmp_path / 'instances.json'
     file.write_text(json.dumps(content))
     evaluator = CocoInstanceMetric(ann_file=str(file), metric=metric, **options)
-    evaluator.dataset_meta = dict(classes=('ant', ))
+    evaluator.dataset_meta = dict(classes=('ant',))
     predicted = dict(pred_instances=square(), img_id=1, ori_shape=(16, 16))
     evaluator.process({}, [{**predicted, **dict(sample)}])
     return evaluator.evaluate(1)
@@ -79,7 +79,7 @@ def test_an_id_of_zero_counts(tmp_path):
 
 @pytest.mark.parametrize('iou_thrs', [
     0.5, [0.5], (0.5, 0.75), [0.5 + 0.05 * index for index in range(10)], np.array([0.5, 0.9])
-])  # yapf: disable
+])  # fmt: skip
 def test_thresholds_of_any_kind(tmp_path, iou_thrs):
     figures = evaluate(tmp_path, [annotation(1)], iou_thrs=iou_thrs, classwise=True)
     assert figures['coco/segm_mAP'] == figures['coco/bbox_mAP_50'] == 1
@@ -94,16 +94,22 @@ def test_the_mean_ap_of_any_proposal_nums(tmp_path, proposal_nums):
     assert np.isclose(figures['coco/segm_mAP'], 0.505, atol=0.01)  # one of two is found
 
 
-@pytest.mark.parametrize(('settings', 'message'), [
-    (dict(iou_thrs='half'), "iou_thrs must be a number from 0 to 1 or a list of such, not 'half'"),
-    (dict(iou_thrs=[0.5, 75]), 'iou_thrs must be'),
-    (dict(iou_thrs=[]), 'iou_thrs must be'),
-    (dict(metric_items=['mAP', 'AP']), r"metric_items has unknown figures \['AP'\]"),
-    (dict(metric_items='AP'), r"metric_items has unknown figures \['AP'\]"),
-    (dict(proposal_nums=(100, )), r'proposal_nums must be three ascending .*not \[100\]'),
-    (dict(proposal_nums=(1000, 300, 100)), 'proposal_nums must be'),
-    (dict(proposal_nums=(1, 10, 'all')), 'proposal_nums must be'),
-])
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (
+            dict(iou_thrs='half'),
+            "iou_thrs must be a number from 0 to 1 or a list of such, not 'half'",
+        ),
+        (dict(iou_thrs=[0.5, 75]), 'iou_thrs must be'),
+        (dict(iou_thrs=[]), 'iou_thrs must be'),
+        (dict(metric_items=['mAP', 'AP']), r"metric_items has unknown figures \['AP'\]"),
+        (dict(metric_items='AP'), r"metric_items has unknown figures \['AP'\]"),
+        (dict(proposal_nums=(100,)), r'proposal_nums must be three ascending .*not \[100\]'),
+        (dict(proposal_nums=(1000, 300, 100)), 'proposal_nums must be'),
+        (dict(proposal_nums=(1, 10, 'all')), 'proposal_nums must be'),
+    ],
+)
 def test_wrong_settings_are_refused_before_the_evaluation(settings, message):
     with pytest.raises(InputError, match=f'CocoInstanceMetric: {message}'):
         CocoInstanceMetric(metric='segm', **settings)
@@ -133,7 +139,8 @@ def test_recalls_of_boxes_are_those_of_mmdet(counts):
     truths, found = [boxes(count) for count in counts], [boxes(6) for _ in counts]
     hits = sum(
         eval_recalls([truth], [own], numbers, thresholds) * len(truth)
-        for truth, own in zip(truths, found, strict=True) if len(truth)
+        for truth, own in zip(truths, found, strict=True)
+        if len(truth)
     )
     expected = (hits / sum(counts)).mean(1)
     assert np.allclose(average_recalls(found, truths, numbers, thresholds), expected)
@@ -144,7 +151,7 @@ def test_no_images_at_all_have_figures_of_zero(tmp_path):
     file = tmp_path / 'instances.json'
     evaluate(tmp_path, [annotation(1)])
     metric = CocoInstanceMetric(str(file), metric=['bbox', 'segm'])
-    metric.dataset_meta = dict(classes=('ant', ))
+    metric.dataset_meta = dict(classes=('ant',))
     assert metric.compute_metrics([])['segm_mAP'] == -1  # of no image there is no ground truth
 
 
@@ -164,12 +171,15 @@ def test_images_are_those_of_the_file(tmp_path, number, path):
     assert evaluate(tmp_path, [annotation(1)], sample=sample)['coco/segm_mAP'] == 1
 
 
-@pytest.mark.parametrize(('sample', 'message'), [
-    (dict(img_id=2), 'has no image 2: set ann_file of the evaluator'),
-    (dict(img_id=2, img_path='x/b.png'), 'has no image 2, x/b.png: set'),
-    (dict(img_path='x/b.png'), 'has the image 1 as a.png, which is not x/b.png: set'),
-    (dict(ori_shape=(32, 16)), 'says that the image 1, a.png, is 16x16, not 16x32: set'),
-])
+@pytest.mark.parametrize(
+    ('sample', 'message'),
+    [
+        (dict(img_id=2), 'has no image 2: set ann_file of the evaluator'),
+        (dict(img_id=2, img_path='x/b.png'), 'has no image 2, x/b.png: set'),
+        (dict(img_path='x/b.png'), 'has the image 1 as a.png, which is not x/b.png: set'),
+        (dict(ori_shape=(32, 16)), 'says that the image 1, a.png, is 16x16, not 16x32: set'),
+    ],
+)
 def test_an_evaluator_of_other_images_says_so_at_once(tmp_path, sample, message):
     with pytest.raises(InputError, match=f"instances.json: the evaluator's file {message}"):
         evaluate(tmp_path, [annotation(1)], sample=sample)
@@ -193,15 +203,25 @@ def info(number, **others) -> dict:
     return dict(img_id=number, img_path=f'x/{number}.png', width=16, height=16) | others
 
 
-@pytest.mark.parametrize(('classes', 'images', 'message'), [
-    (('ant', ), [info(1), info(3)], 'has no image 3, x/3.png'),
-    (('ant', ), [info(1, img_path='x/7.png')], 'has the image 1 as 1.png, which is not x/7.png'),
-    (('ant', ), [info(2, height=32)], 'says that the image 2, x/2.png, is 16x16, not 16x32: set'),
-    (('ant', ), [info(1), info(2), info('1', img_path='y/1.png')
-                 ], "x/1.png and y/1.png have one id, 1: evaluate joined data sets"),
-    (('Ant', ), [info(1)], r"it has no category \['Ant'\]"),
-    (('bee', ), [info(1)], r"no instance of the classes \('bee',\)"),
-])
+@pytest.mark.parametrize(
+    ('classes', 'images', 'message'),
+    [
+        (('ant',), [info(1), info(3)], 'has no image 3, x/3.png'),
+        (('ant',), [info(1, img_path='x/7.png')], 'has the image 1 as 1.png, which is not x/7.png'),
+        (
+            ('ant',),
+            [info(2, height=32)],
+            'says that the image 2, x/2.png, is 16x16, not 16x32: set',
+        ),
+        (
+            ('ant',),
+            [info(1), info(2), info('1', img_path='y/1.png')],
+            'x/1.png and y/1.png have one id, 1: evaluate joined data sets',
+        ),
+        (('Ant',), [info(1)], r"it has no category \['Ant'\]"),
+        (('bee',), [info(1)], r"no instance of the classes \('bee',\)"),
+    ],
+)
 def test_data_that_are_not_the_files(tmp_path, classes, images, message):
     metric = file_of(tmp_path, [annotation(1)], images=2)
     with pytest.raises(InputError, match=f'val.json: .*{message}'):
@@ -213,7 +233,7 @@ def test_data_that_are_not_the_files(tmp_path, classes, images, message):
 def test_a_file_of_which_nothing_counts(tmp_path):
     metric = file_of(tmp_path, [{**annotation(1), 'iscrowd': 1}, annotation(2, segmentation=[])])
     with pytest.raises(InputError, match=r'left out: 1 without a segmentation, first annotations'):
-        metric.check_data(('ant', ), [])
+        metric.check_data(('ant',), [])
 
 
 def test_a_part_of_the_files_images_is_compared_alone(tmp_path, caplog):

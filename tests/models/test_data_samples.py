@@ -61,7 +61,7 @@ def batches(sizes, steps, pad_mask, polygons=False, count=1):
             type='DetDataPreprocessor',
             pad_size_divisor=32,
             pad_mask=pad_mask,
-            batch_augments=[step for step in steps if isinstance(step, dict)]
+            batch_augments=[step for step in steps if isinstance(step, dict)],
         )
     )
     preprocessor.batch_augments.extend(step for step in steps if isinstance(step, nn.Module))
@@ -100,7 +100,7 @@ def test_padding_of_one_side_alone_goes_on():
     """mmdet pads the narrow side only, yet says batch_input_shape=(64, 128) of 96 rows."""
     step = dict(type='BatchFixedSizePad', size=(64, 128))
     for pad_mask in (True, False):
-        (batch, ) = batches([(90, 40)], [step], pad_mask)
+        (batch,) = batches([(90, 40)], [step], pad_mask)
         assert batch['inputs'].shape[-2:] == (96, 128)
         check(batch)
 
@@ -128,13 +128,11 @@ def test_no_batch_that_was_resized_alone_trains(sizes, pad_mask, divisor):
 @pytest.mark.parametrize('sizes', SIZES, ids=str)
 @pytest.mark.parametrize(
     'step',
-    [dict(type='BatchResize', scale=(100, 200), pad_size_divisor=32),
-     Doubled(),
-     Halved()],
+    [dict(type='BatchResize', scale=(100, 200), pad_size_divisor=32), Doubled(), Halved()],
     ids=['BatchResize', 'doubled', 'halved'],
 )
 def test_other_steps_that_leave_masks_behind_are_refused(step, sizes, pad_mask):
-    (batch, ) = batches(sizes, [step], pad_mask)
+    (batch,) = batches(sizes, [step], pad_mask)
     with pytest.raises(InputError, match='which move the masks too'):
         check(batch)
 
@@ -143,7 +141,7 @@ def test_other_steps_that_leave_masks_behind_are_refused(step, sizes, pad_mask):
 @pytest.mark.parametrize('polygons', [False, True], ids=['bitmaps', 'polygons'])
 def test_masks_that_the_pipeline_left_behind_are_refused(size, polygons):
     """The image was resized or cropped to 48x64, or padded, the masks are of another size."""
-    (batch, ) = batches([(48, 64)], [], False)
+    (batch,) = batches([(48, 64)], [], False)
     batch['data_samples'][0].gt_instances = made(size, polygons).gt_instances
     sizes = rf'data/a.png: the masks are \({size[0]}, {size[1]}\), but the image is \(48, 64\), '
     with pytest.raises(InputError, match=sizes + r'and \(64, 64\) with its padding'):
@@ -151,7 +149,7 @@ def test_masks_that_the_pipeline_left_behind_are_refused(size, polygons):
 
 
 def test_an_array_that_a_step_changed_is_what_counts():
-    (batch, ) = batches([(48, 64)], [], False)
+    (batch,) = batches([(48, 64)], [], False)
     masks = batch['data_samples'][0].gt_instances.masks
     masks.masks = masks.masks[:, :24, :32]
     with pytest.raises(InputError, match=r'the masks are \(24, 32\)'):
@@ -159,7 +157,7 @@ def test_an_array_that_a_step_changed_is_what_counts():
 
 
 def test_masks_may_be_a_tensor():
-    (batch, ) = batches([(48, 64)], [], False)
+    (batch,) = batches([(48, 64)], [], False)
     gt = batch['data_samples'][0].gt_instances
     gt.masks = torch.ones(2, 48, 64)
     check(batch)
@@ -186,7 +184,7 @@ def test_without_metainfo_masks_need_only_fit_into_the_images():
         (lambda gt: setattr(gt, 'masks', [1, 2]), 'masks must be BitmapMasks, .*, not list'),
         (
             lambda gt: setattr(gt, 'masks', torch.ones(2, 1, 48, 64)),
-            r'masks .*Tensor \(2, 1, 48, 64'
+            r'masks .*Tensor \(2, 1, 48, 64',
         ),
         (lambda gt: setattr(gt, 'labels', gt.labels.int()), r'labels must be .*\(2, torch.int32\)'),
         (lambda gt: setattr(gt, 'labels', gt.labels[:, None]), r'labels must be .*Tensor \(2, 1, '),
@@ -203,14 +201,14 @@ def test_without_metainfo_masks_need_only_fit_into_the_images():
     ],
 )
 def test_samples_without_what_training_needs(change, message):
-    (batch, ) = batches([(48, 64)], [], False)
+    (batch,) = batches([(48, 64)], [], False)
     change(batch['data_samples'][0].gt_instances)
     with pytest.raises(InputError, match=f'^data/a.png: {message}'):
         check(batch)
 
 
 def test_samples_without_annotations():
-    (batch, ) = batches([(48, 64)], [], False)
+    (batch,) = batches([(48, 64)], [], False)
     del batch['data_samples'][0].gt_instances
     with pytest.raises(InputError, match='^data/a.png: training needs masks'):
         check(batch)
@@ -223,7 +221,7 @@ def test_no_images_have_no_loss():
 
 @pytest.mark.parametrize(('images', 'samples'), [(2, 1), (1, 2), (0, 1)])
 def test_as_many_samples_as_images(images, samples):
-    (batch, ) = batches([(48, 64)] * 2, [], False)
+    (batch,) = batches([(48, 64)] * 2, [], False)
     message = f'{samples} data samples of {images} images'
     with pytest.raises(InputError, match=message):
         check_ground_truth(batch['data_samples'][:samples], batch['inputs'][:images])

@@ -55,7 +55,7 @@ def test_channels_come_before_the_pixels_of_a_kernel():
 
 def test_taps_beside_the_centre_are_divided():
     """Two cells beside each other, and two channels of nine taps."""
-    kernels = torch.stack([torch.full((18, ), 9.0), torch.full((18, ), 18.0)], 1)
+    kernels = torch.stack([torch.full((18,), 9.0), torch.full((18,), 18.0)], 1)
     first, second = with_balanced_taps(kernels[None, :, None], 3)[0, :, 0].T.tolist()
     assert first == [1, 1, 1, 1, 9, 1, 1, 1, 1] * 2
     assert second == [2, 2, 2, 2, 18, 2, 2, 2, 2] * 2

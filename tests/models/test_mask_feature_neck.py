@@ -11,10 +11,10 @@ CHANNELS = 6
 
 def pyramid(height, width, batch=2, num_levels=5):
     """Levels as a feature pyramid makes them: half as large each time, rounded up."""
-    levels = []
-    for stride in (4, 8, 16, 32, 64)[:num_levels]:
-        levels.append(torch.randn(batch, CHANNELS, -(-height // stride), -(-width // stride)))
-    return levels
+    return [
+        torch.randn(batch, CHANNELS, -(-height // stride), -(-width // stride))
+        for stride in (4, 8, 16, 32, 64)[:num_levels]
+    ]
 
 
 def make_neck(**settings):
@@ -93,10 +93,10 @@ def test_parameters_are_those_of_the_published_weights():
     expected = {}
     for name, channels in convs.items():
         expected[f'convs_all_levels.{name}.conv.weight'] = (128, channels, 3, 3)
-        expected[f'convs_all_levels.{name}.gn.weight'] = (128, )
-        expected[f'convs_all_levels.{name}.gn.bias'] = (128, )
+        expected[f'convs_all_levels.{name}.gn.weight'] = (128,)
+        expected[f'convs_all_levels.{name}.gn.bias'] = (128,)
     expected['conv_pred.conv.weight'] = (256, 128, 1, 1)
-    expected['conv_pred.gn.weight'] = expected['conv_pred.gn.bias'] = (256, )
+    expected['conv_pred.gn.weight'] = expected['conv_pred.gn.bias'] = (256,)
     assert shapes == expected
 
 
@@ -144,7 +144,7 @@ def test_impossible_levels_are_refused(start, end):
 
 def test_convolutions_without_normalisation_have_a_bias():
     neck = make_neck(norm_cfg=None)
-    assert neck.conv_pred.conv.bias.shape == (12, )
+    assert neck.conv_pred.conv.bias.shape == (12,)
     assert neck(pyramid(32, 32)).shape == (2, 12, 8, 8)
 
 

@@ -246,8 +246,7 @@ def results_of(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    'settings',
-    [dict(channels_last=True), dict(compile=dict(backend='eager'))], ids=str
+    'settings', [dict(channels_last=True), dict(compile=dict(backend='eager'))], ids=str
 )
 def test_options_that_change_nothing(model, settings):
     other = twin(model, **settings)
@@ -288,8 +287,9 @@ def test_float16_warns_on_a_cpu(model, dtype, count):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         twin(model, predict_dtype=dtype).precision('cpu')
-    assert [str(one.message).partition(' takes')[0]
-            for one in seen] == ["SOLOv2: predict_dtype='float16'"] * count
+    assert [str(one.message).partition(' takes')[0] for one in seen] == [
+        "SOLOv2: predict_dtype='float16'"
+    ] * count
 
 
 def test_a_compiled_network_trains_and_is_compiled_once(model):
@@ -407,8 +407,8 @@ def test_a_checkpoint_of_other_code_in_its_wrapper_is_refused(tmp_path):
         (dict(neck__num_outs=4), 'neck.num_outs is 4, but mask_head.num_grids has 5 levels'),
         (dict(mask_neck__end_level=5), 'mask_neck.end_level is 5, but the neck gives 5 levels'),
         (
-            dict(mask_head__mask_channels=256
-                 ), 'mask_neck.out_channels is 64, but mask_head.mask_channels is 256'
+            dict(mask_head__mask_channels=256),
+            'mask_neck.out_channels is 64, but mask_head.mask_channels is 256',
         ),
     ],
     ids=str,
@@ -526,7 +526,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(model, tmp_path):
 def test_half_of_the_entries_must_match(model, missing, refused, tmp_path):
     names = list(model.state_dict())
     half = -(-len(names) // 2)
-    state_dict = {name: model.state_dict()[name] for name in names[:half - missing]}
+    state_dict = {name: model.state_dict()[name] for name in names[: half - missing]}
     if refused:
         with pytest.raises(InputError, match=f'{half - 1} of the {len(names)} entries'):
             load(build(), state_dict, tmp_path)

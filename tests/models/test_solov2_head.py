@@ -88,7 +88,7 @@ def peaks_by_loops(scores):
     """A score stays unless the cell above, the one to the left or the one between is higher."""
     out = scores.clone()
     for b, c, y, x in np.ndindex(*scores.shape):
-        block = scores[b, c, max(y - 1, 0):y + 1, max(x - 1, 0):x + 1]
+        block = scores[b, c, max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1]
         if (block > scores[b, c, y, x]).any():
             out[b, c, y, x] = 0
     return out
@@ -148,7 +148,7 @@ def predict(head, features, mask_features, samples, **options):
     [
         (dict(strides=(8, 8, 16, 32)), 'have 4, 5 and 5'),
         (dict(num_grids=(10, 8, 6)), 'have 5, 3 and 5'),
-        (dict(assigner=dict(type='mmsolov2.GridAssigner', scale_ranges=((1, 9), ))), '5, 5 and 1'),
+        (dict(assigner=dict(type='mmsolov2.GridAssigner', scale_ranges=((1, 9),))), '5, 5 and 1'),
         (dict(kernel_size=2), 'kernel_size must be odd, 1 as published or 3, not 2'),
         (dict(kernel_size=0), 'kernel_size must be odd, .* not 0'),
         (dict(kernel_size=-1), 'kernel_size must be odd, .* not -1'),
@@ -164,19 +164,18 @@ def predict(head, features, mask_features, samples, **options):
         (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be a whole number.*not 0'),
         (
             dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrxNMS'))),
-            "no type 'mmsolov2.MatrxNMS'; there are .*FastMaskNMS.*HardMaskNMS.*MatrixNMS.*SoftMask"
+            "no type 'mmsolov2.MatrxNMS'; there are .*FastMaskNMS.*HardMaskNMS.*MatrixNMS.*Soft",
         ),
         (dict(test_cfg=dict(nms=dict(sigma=2.0))), 'test_cfg.nms has no type None'),
         (dict(test_cfg=dict(nms=None)), 'test_cfg.nms has no type None; there are'),
         (dict(test_cfg=dict(nms='mmsolov2.MatrixNMS')), 'test_cfg.nms has no type None'),
         (
-            dict(test_cfg=dict(nms=dict(type='mmsolov2.HardMaskNMS', kernel='gaussian'))
-                 ), r"unexpected keyword argument 'kernel'.*nms=dict\(_delete_=True"
+            dict(test_cfg=dict(nms=dict(type='mmsolov2.HardMaskNMS', kernel='gaussian'))),
+            r"unexpected keyword argument 'kernel'.*nms=dict\(_delete_=True",
         ),
         (
-            dict(test_cfg=dict(nms={
-                **SETTINGS['assigner'], 'owner': 'last'
-            })), r'GridAssigner.*called as nms\(scores, labels, masks\)'
+            dict(test_cfg=dict(nms={**SETTINGS['assigner'], 'owner': 'last'})),
+            r'GridAssigner.*called as nms\(scores, labels, masks\)',
         ),
         (dict(num_grids=(10, 8, 0, 4, 3)), r'must be at least 1, not .*\(10, 8, 0, 4, 3\)'),
         (dict(strides=(0, 0, 16, 32, 32)), r'must be at least 1, not \(0, 0, 16, 32, 32\)'),
@@ -284,9 +283,9 @@ def test_parameters_are_those_of_the_published_weights():
     expected = {}
     for name, before in channels.items():
         expected[f'{name}.conv.weight'] = (96, before, 3, 3)
-        expected[f'{name}.gn.weight'] = expected[f'{name}.gn.bias'] = (96, )
-    expected |= {'conv_cls.weight': (4, 96, 3, 3), 'conv_cls.bias': (4, )}
-    expected |= {'conv_kernel.weight': (64, 96, 3, 3), 'conv_kernel.bias': (64, )}
+        expected[f'{name}.gn.weight'] = expected[f'{name}.gn.bias'] = (96,)
+    expected |= {'conv_cls.weight': (4, 96, 3, 3), 'conv_cls.bias': (4,)}
+    expected |= {'conv_kernel.weight': (64, 96, 3, 3), 'conv_kernel.bias': (64,)}
     assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == expected
 
 
@@ -298,7 +297,7 @@ def focal_loss(logits, label):
     p = logits.sigmoid()
     losses = -0.75 * p**2 * torch.log(1 - p)
     if label < len(logits):
-        losses[label] = -0.25 * (1 - p[label])**2 * torch.log(p[label])
+        losses[label] = -0.25 * (1 - p[label]) ** 2 * torch.log(p[label])
     return losses.sum()
 
 
@@ -327,7 +326,7 @@ def test_losses_equal_loops_over_cells(size):
         cells = torch.cat([level[b].flatten(1) for level in logits], 1).T
         category += sum(focal_loss(*cell) for cell in zip(cells, targets.labels, strict=True))
         weights = torch.cat([level[b].flatten(1) for level in kernels], 1).T
-        ((positive, owner), ) = positives([targets])
+        ((positive, owner),) = positives([targets])
         for cell, instance in zip(positive, owner, strict=True):
             predicted = torch.einsum('e,ehw->hw', weights[cell], features[b])
             mask += dice_loss(predicted, quarter_masks(masks)[instance])
@@ -342,7 +341,7 @@ BATCHES = {
     'all have instances': (SOME, OTHERS),
     'one has none': ([], SOME),
     'none has any': ([], []),
-    'one image without any': ([], ),
+    'one image without any': ([],),
     'an empty mask': ([(0, 0, 0, 0)], []),
 }
 
@@ -366,8 +365,9 @@ def test_every_parameter_gets_a_gradient(images, kernel_size):
 def test_every_parameter_and_every_level_learns_from_instances():
     head, neck = make_head(), make_mask_neck()
     features = [level.requires_grad_() for level in pyramid()]
-    sum(losses_of(head, features,
-                  neck(features).detach(), samples_of(SOME, OTHERS)).values()).backward()
+    sum(
+        losses_of(head, features, neck(features).detach(), samples_of(SOME, OTHERS)).values()
+    ).backward()
     assert all(level.grad.any() for level in features)
     sum(losses_of(head, features, neck(features), samples_of(SOME, OTHERS)).values()).backward()
     for module in (head, neck):
@@ -529,7 +529,8 @@ def test_two_processes_learn_what_one_does_from_the_joint_batch(tmp_path, run_py
     options = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)
     lines = run_python(*options, script, repr(SETTINGS)).stdout.splitlines()
     assert sorted(line for line in lines if line.startswith('rank')) == [
-        f'rank {rank} {name}: compared' for rank in (0, 1)
+        f'rank {rank} {name}: compared'
+        for rank in (0, 1)
         for name in ('3x3', 'separate', 'unified')
     ]
 
@@ -600,8 +601,7 @@ def test_the_score_is_that_of_the_category_times_the_mean_of_the_mask():
     torch.testing.assert_close(drawing.results().scores, torch.tensor([0.5 * 7 / 8]))
 
 
-@pytest.mark.parametrize(('level', 'stride'), [(0, 8), (1, 8), (2, 16), (3, 32), (4, 32)],
-                         ids=lambda value: str(value))
+@pytest.mark.parametrize(('level', 'stride'), [(0, 8), (1, 8), (2, 16), (3, 32), (4, 32)], ids=str)
 def test_masks_need_more_pixels_than_the_stride_of_their_level(level, stride):
     as_many = Drawing().add(0, (0, 1), (0, stride), level=level)
     assert len(as_many.results()) == 0
@@ -671,8 +671,8 @@ def test_an_empty_mask_is_no_result():
     results = Drawing().add(0, (0, 0), (0, 0)).results()
     types = {name: (value.dtype, value.shape) for name, value in results.items()}
     assert types == dict(
-        scores=(torch.float32, (0, )),
-        labels=(torch.int64, (0, )),
+        scores=(torch.float32, (0,)),
+        labels=(torch.int64, (0,)),
         bboxes=(torch.float32, (0, 4)),
         masks=(torch.bool, (0, *IMAGE_SIZE)),
     )
@@ -797,7 +797,7 @@ def test_predictions_do_not_depend_on_the_batch(kernel_size):
     together = predict(head, features, masks, metas(2))
     for i, result in enumerate(together):
         one = slice(i, i + 1)
-        (alone, ) = predict(head, [level[one] for level in features], masks[one], metas(1))
+        (alone,) = predict(head, [level[one] for level in features], masks[one], metas(1))
         assert len(result) == len(alone) > 5
         assert torch.equal(result.labels, alone.labels)
         assert torch.equal(result.masks, alone.masks)
@@ -857,7 +857,7 @@ def test_separate_features_are_convolved_with_kernels_of_their_level():
     kernels = [torch.maximum(*pair) for pair in zip(first.kernels, second.kernels, strict=True)]
     meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
     head = make_head(mask_channels=4)
-    (results, ) = head.predict_by_feat(logits, kernels, features, [meta])
+    (results,) = head.predict_by_feat(logits, kernels, features, [meta])
     assert results.labels.tolist() == [0, 1]
     assert results.bboxes.tolist() == [[32, 16, 80, 48]] * 2
 
@@ -868,8 +868,8 @@ def test_predictions_of_separate_features_do_not_depend_on_the_batch():
     levels = pyramid()
     together = predict(head, levels, neck(levels), metas(2))
     for b, result in enumerate(together):
-        alone = [level[b:b + 1] for level in levels]
-        (expected, ) = predict(head, alone, neck(alone), metas(1))
+        alone = [level[b : b + 1] for level in levels]
+        (expected,) = predict(head, alone, neck(alone), metas(1))
         assert len(result) > 5
         assert torch.equal(result.labels, expected.labels)
         assert (result.masks != expected.masks).float().mean() < 1e-3
@@ -877,14 +877,12 @@ def test_predictions_of_separate_features_do_not_depend_on_the_batch():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    'settings',
-    [dict(kernel_size=3), dict(kernel_size=5),
-     dict(use_coords=False)], ids=str
+    'settings', [dict(kernel_size=3), dict(kernel_size=5), dict(use_coords=False)], ids=str
 )
 def test_masks_of_every_variant_have_the_size_of_the_image(settings):
     head = lively_head(**settings)
     for rescale, size in ((True, (256, 320)), (False, IMAGE_SIZE)):
-        (result, ) = predict(head, pyramid(1), mask_features(1), metas(1), rescale=rescale)
+        (result,) = predict(head, pyramid(1), mask_features(1), metas(1), rescale=rescale)
         assert len(result) > 5
         assert result.masks.shape[1:] == size
         assert result.masks.flatten(1).any(1).all()
@@ -897,7 +895,7 @@ def test_a_3x3_kernel_shifts_a_drawn_rectangle():
     kernels[0][0, 5, 1, 1] = 1
     head = make_head(mask_channels=1, kernel_size=3)
     meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
-    (result, ) = head.predict_by_feat(drawing.logits, kernels, drawing.features, [meta])
+    (result,) = head.predict_by_feat(drawing.logits, kernels, drawing.features, [meta])
     assert result.bboxes.tolist() == [[28, 16, 76, 48]]
 
 
@@ -905,9 +903,9 @@ def test_a_3x3_kernel_shifts_a_drawn_rectangle():
 def test_rle_results():
     features, masks = pyramid(1), mask_features(1)
     head = lively_head()
-    (bitmaps, ) = predict(head, features, masks, metas(1))
+    (bitmaps,) = predict(head, features, masks, metas(1))
     head.test_cfg['mask_format'] = 'rle'
-    (rles, ) = predict(head, features, masks, metas(1))
+    (rles,) = predict(head, features, masks, metas(1))
     assert [rle['size'] for rle in rles.masks] == [[256, 320]] * len(bitmaps)
     assert torch.equal(rles.scores, bitmaps.scores)
 

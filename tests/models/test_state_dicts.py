@@ -20,8 +20,14 @@ class Block(nn.Module):
 
 
 ENTRIES = [
-    'scale', 'first.weight', 'first.bias', 'second.weight', 'second.bias', 'norm.running_mean',
-    'norm.running_var', 'norm.num_batches_tracked'
+    'scale',
+    'first.weight',
+    'first.bias',
+    'second.weight',
+    'second.bias',
+    'norm.running_mean',
+    'norm.running_var',
+    'norm.num_batches_tracked',
 ]
 
 
@@ -107,15 +113,16 @@ def test_weights_are_found_beside_other_things(wrapped):
 
 
 @pytest.mark.parametrize(
-    'content, named', [
+    'content, named',
+    [
         (dict(net=weights()), '1 entries are no tensors, net first, of type dict'),
         (dict(state_dict=dict(a=torch.zeros(1), b=3)), '1 entries are no tensors, b first, of typ'),
         (
-            dict(state_dict=dict(a=torch.zeros(1), b=torch.eye(2).to_sparse())
-                 ), 'no tensors, b first'
+            dict(state_dict=dict(a=torch.zeros(1), b=torch.eye(2).to_sparse())),
+            'no tensors, b first',
         ),
         (dict(state_dict=dict(a=np.array(['x'])), b=3), 'no tensors, a first, of type ndarray'),
-    ]
+    ],
 )
 def test_what_is_no_weight_is_named(content, named):
     with pytest.raises(InputError, match=named):
@@ -135,7 +142,7 @@ def test_prefix_of_a_wrapper_is_removed():
 
 
 def test_mask_features_are_renamed_for_models_that_have_them():
-    one, two, three = torch.arange(3.)
+    one, two, three = torch.arange(3.0)
     theirs = {
         'mask_head.mask_feature_head.conv.weight': one,
         'mask_head.conv.weight': two,

@@ -98,8 +98,9 @@ def convolve_by_loops(case, inputs, offset, mask, weight, bias):
         channels = seen.transpose(1, 2).reshape(groups, -1, math.prod(kernel))
         parts = zip(weight.chunk(groups), channels)
         rows.append(torch.cat([(part.flatten(2) * patch).sum((1, 2)) for part, patch in parts]))
-    return torch.stack(rows).view(batch, height, width, -1).permute(0, 3, 1, 2) + bias[:, None,
-                                                                                       None]
+    return (
+        torch.stack(rows).view(batch, height, width, -1).permute(0, 3, 1, 2) + bias[:, None, None]
+    )
 
 
 def output_and_gradients(function, tensors, *arguments):
@@ -178,8 +179,9 @@ def test_deterministic_training_never_meets_grid_sample(deterministic, monkeypat
 def test_both_ways_are_equal_on_large_images(kind):
     """Values, and gradients of input, offsets, masks and weights."""
     inputs, offset, mask, weight, bias = make_inputs(((60, 90), (3, 3), 1, 1, 1, 1, 2))
-    leaves = [inputs, offset, weight
-              ] if kind is deform_conv2d else [inputs, offset, mask, weight, bias]
+    leaves = (
+        [inputs, offset, weight] if kind is deform_conv2d else [inputs, offset, mask, weight, bias]
+    )
     geometry = 1, 1, 1, 1, 2
     found = []
     for deterministic in (False, True):
@@ -232,7 +234,7 @@ def test_new_layers_slope_to_the_right():
     offset = torch.zeros(1, 2, 1, 100, requires_grad=True)
     deform_conv2d(image, offset, torch.ones(1, 1, 1, 1)).sum().backward()
     assert offset.grad[0, 1, 0, :99].tolist() == list(range(1, 199, 2))  # (n + 1)² - n²
-    assert offset.grad[0, 1, 0, 99] == -99**2  # beyond the last pixel lies zero
+    assert offset.grad[0, 1, 0, 99] == -(99**2)  # beyond the last pixel lies zero
 
 
 @both_ways
@@ -252,7 +254,7 @@ def call(
     mask=(1, 9, 4, 4),
     weight=(2, 2, 3, 3),
     groups=1,
-    deform_groups=1
+    deform_groups=1,
 ):
     tensors = map(torch.ones, (size, offset, mask, weight))
     return modulated_deform_conv2d(*tensors, None, 1, 1, 1, groups, deform_groups)
@@ -288,6 +290,7 @@ def test_version_1_has_no_bias():
 @needs_lite
 def test_ours_stand_in_everywhere():
     from mmdet.models.dense_heads import tood_head
+
     for module in (ops, ops.deform_conv, ops.saconv, tood_head):
         assert module.deform_conv2d is deform_conv2d
     for module in (ops, ops.modulated_deform_conv):
@@ -307,12 +310,12 @@ def test_ours_stand_aside_for_compiled_operators():
 def test_layers_train(kind, size, channels):
     layer = build_conv_layer(dict(type=kind), 2, 4, size, padding=size // 2, bias=kind == 'DCNv2')
     shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
-    bias = {'bias': (4, )} if kind == 'DCNv2' else {}
+    bias = {'bias': (4,)} if kind == 'DCNv2' else {}
     assert shapes == {
         'weight': (4, 2, size, size),
         'conv_offset.weight': (channels, 2, size, size),
-        'conv_offset.bias': (channels, ),
-        **bias
+        'conv_offset.bias': (channels,),
+        **bias,
     }
     out = layer(torch.randn(2, 2, 5, 6))
     assert out.shape == (2, 4, 5, 6)
@@ -340,8 +343,12 @@ def test_resnet_with_deformable_stages():
     config = dict(type='ResNet', depth=50, base_channels=8, dcn=dcn, stage_with_dcn=stages)
     net = MODELS.build(config)
     outputs = net(torch.randn(2, 3, 64, 96))
-    assert [tuple(x.shape[1:]) for x in outputs] == [(32, 16, 24), (64, 8, 12), (128, 4, 6),
-                                                     (256, 2, 3)]
+    assert [tuple(x.shape[1:]) for x in outputs] == [
+        (32, 16, 24),
+        (64, 8, 12),
+        (128, 4, 6),
+        (256, 2, 3),
+    ]
     sum(x.square().mean() for x in outputs).backward()
     moved = [name for name, _ in net.named_parameters() if name.endswith('conv_offset.weight')]
     assert len(moved) == 4 + 6 + 3

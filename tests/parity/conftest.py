@@ -26,8 +26,11 @@ class Outputs(NamedTuple):
 
     def first(self, count: int) -> 'Outputs':
         """The outputs of the first images."""
-        return Outputs([level[:count] for level in self.logits],
-                       [level[:count] for level in self.kernels], self.features[:count])
+        return Outputs(
+            [level[:count] for level in self.logits],
+            [level[:count] for level in self.kernels],
+            self.features[:count],
+        )
 
 
 class Pair:
@@ -40,7 +43,7 @@ class Pair:
     @torch.no_grad()
     def _outputs(self, size: tuple[int, int]) -> tuple[Outputs, Outputs]:
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 3
-        ((kernels, logits, features), ) = self.theirs(images)
+        ((kernels, logits, features),) = self.theirs(images)
         return Outputs(logits, kernels, features), Outputs(*self.ours(images))
 
 

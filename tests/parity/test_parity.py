@@ -75,7 +75,7 @@ def scattered(seed, count, num_classes, radius=(3, 130)):
 
 def rectangle(x, y, width, height):
     mask = np.zeros(SIZE, np.uint8)
-    mask[y:y + height, x:x + width] = 1
+    mask[y : y + height, x : x + width] = 1
     return mask
 
 
@@ -83,25 +83,21 @@ NOBODY = instances_of([], [])
 NESTED = instances_of(  # one cell, several owners: the same centre, several sizes and labels
     [rectangle(100 - r, 90 - r, 2 * r, 2 * r) for r in (60, 40, 25, 20, 10)], [3, 1, 4, 1, 5]
 )
-TWO_LEVELS = instances_of([
-    rectangle(10, 10, 60, 60),
-    rectangle(100, 50, 96, 96),
-    rectangle(150, 90, 100, 92)
-], [0, 7, 2])
+TWO_LEVELS = instances_of(
+    [rectangle(10, 10, 60, 60), rectangle(100, 50, 96, 96), rectangle(150, 90, 100, 92)], [0, 7, 2]
+)
 TINY = instances_of(
     [
         rectangle(5, 5, 1, 1),
         rectangle(50, 51, 2, 1),
         rectangle(90, 91, 1, 3),
-        rectangle(7, 80, 2, 2)
+        rectangle(7, 80, 2, 2),
     ],
     [6, 5, 4, 3],
 )
-BORDERS = instances_of([
-    rectangle(0, 0, 40, 30),
-    rectangle(258, 190, 30, 34),
-    rectangle(0, 0, 288, 224)
-], [1, 2, 3])
+BORDERS = instances_of(
+    [rectangle(0, 0, 40, 30), rectangle(258, 190, 30, 34), rectangle(0, 0, 288, 224)], [1, 2, 3]
+)
 
 BATCHES = {
     'forty': [scattered(0, 40, 80), scattered(1, 33, 80)],
@@ -115,10 +111,7 @@ BATCHES = {
     'nobody beside somebody': [NOBODY, scattered(4, 7, 80)],
     'somebody beside nobody': [scattered(5, 7, 80), NOBODY],
     'nobody at all': [NOBODY, NOBODY],
-    **{
-        f'random {seed}': [scattered(10 + seed, 3 * seed, 80)]
-        for seed in range(1, 9)
-    },
+    **{f'random {seed}': [scattered(10 + seed, 3 * seed, 80)] for seed in range(1, 9)},
 }
 
 

@@ -35,7 +35,7 @@ def box_by_loops(mask):
 
 def test_boxes_equal_loops():
     rng = np.random.default_rng(0)
-    masks = rng.random((300, 9, 13)) < rng.random((300, 1, 1))**4
+    masks = rng.random((300, 9, 13)) < rng.random((300, 1, 1)) ** 4
     assert 0 < sum(not mask.any() for mask in masks) < 100
     boxes = tight_boxes(torch.from_numpy(masks))
     assert boxes.dtype == torch.float32
@@ -84,8 +84,11 @@ def test_centres_of_mass_equal_scipys():
 
 def test_centres_of_mass_of_drawings():
     masks = [draw('....', '..#.', '....'), draw('##..', '##..', '....'), draw(*['....'] * 3)]
-    assert center_of_mass(*pixel_counts(torch.stack(masks))).tolist() == [[1, 2], [0.5, 0.5],
-                                                                          [0, 0]]
+    assert center_of_mass(*pixel_counts(torch.stack(masks))).tolist() == [
+        [1, 2],
+        [0.5, 0.5],
+        [0, 0],
+    ]
 
 
 def test_centres_of_mass_of_large_masks_are_exact():

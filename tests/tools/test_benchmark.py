@@ -15,9 +15,7 @@ from mmsolov2.models.solov2_head import flatten_cells, keep_peaks
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 import benchmark  # noqa: E402
-from benchmarks import inputs  # noqa: E402
-from benchmarks import measure  # noqa: E402
-from benchmarks import report  # noqa: E402
+from benchmarks import inputs, measure, report  # noqa: E402
 from benchmarks.compare import differing_pixels, encoded, rounded_pixels  # noqa: E402
 
 sys.path.pop(0)
@@ -48,8 +46,9 @@ def start(tmp_path, command, *options):
 # Made inputs
 
 
-@pytest.mark.parametrize(('count', 'num_classes'), [(0, 80), (1, 80), (100, 80), (2000, 1),
-                                                    (3872, 3), (5000, 3)])
+@pytest.mark.parametrize(
+    ('count', 'num_classes'), [(0, 80), (1, 80), (100, 80), (2000, 1), (3872, 3), (5000, 3)]
+)
 def test_as_many_pairs_as_asked_for_pass_the_point_nms(count, num_classes):
     outputs = made(count, num_classes)
     scores = flatten_cells([keep_peaks(level.sigmoid()) for level in outputs.logits])[0]
@@ -198,7 +197,7 @@ def test_nms_agrees_with_mmdet(tmp_path):
 def test_what_does_not_fit_is_said_instead_of_tried(tmp_path):
     options = ('--candidates', '7', '--classes', '2', '--masks', 'compact')
     _, content = start(tmp_path, 'postprocess', *options, '--memory-limit', '0.0001')
-    (case, ) = content['cases']
+    (case,) = content['cases']
     assert 'mmdet' not in case['seconds'] and 'mmdet would need 0.0 GB' in case['notes'][0]
 
 
@@ -211,7 +210,7 @@ def test_evaluate_agrees_with_mmdet(tmp_path):
 def test_reading_agrees_with_mmdet(tmp_path):
     options = ('--images', '9', '--annotations', '250', '--classes', '3', '--repeats', '2')
     wrong, content = start(tmp_path, 'read', *options)
-    (case, ) = content['cases']
+    (case,) = content['cases']
     assert not wrong and case['differing'] == 0 and len(case['seconds']['ours']) == 2
 
 
@@ -227,7 +226,7 @@ def test_losses_agree_with_mmdet(tmp_path):
 
 def test_steps_agree_with_mmdet_and_have_a_floor(tmp_path):
     wrong, content = start(tmp_path, 'step', '--instances', '3')
-    (case, ) = content['cases']
+    (case,) = content['cases']
     assert not wrong and case['differing'] == 0
     assert list(case['seconds']) == ['mmdet', 'ours', 'floor', 'mmdet loss', 'our loss']
     assert '| our loss / floor |' in (tmp_path / 'step.md').read_text()
@@ -238,7 +237,7 @@ def test_files_and_the_page_made_of_them(run_python, tmp_path):
     options = ('--candidates', 3, '--stage', 'post-processing', '--image', '64x96')
     run_python(script, 'memory', *SMALL, *options, '--format', 'rle', '--out', out)
     content = json.loads((out / 'memory.json').read_text())
-    (case, ) = content['cases']
+    (case,) = content['cases']
     assert case['differing'] == 0 and set(case['seconds']) == {'mmdet', 'ours', 'floor'}
     if measure.CLEAR.exists():
         assert case['memory']['mmdet'] > 0
@@ -253,11 +252,17 @@ def test_files_and_the_page_made_of_them(run_python, tmp_path):
     assert (tmp_path / 'page-cpu-memory.png').stat().st_size > 5000
 
 
-@pytest.mark.parametrize(('words', 'message'), [
-    (('postprocess', '--size', '64'), 'a size is HxW'),
-    (('postprocess', '--config', 'solov2-light_r50-dcn_fpn_ms-3x_768x448_coco'), 'mmdet has no'),
-    (('nms', '--candidates', '9999', '--classes', '1'), '9999 candidates cannot be made'),
-])
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('postprocess', '--size', '64'), 'a size is HxW'),
+        (
+            ('postprocess', '--config', 'solov2-light_r50-dcn_fpn_ms-3x_768x448_coco'),
+            'mmdet has no',
+        ),
+        (('nms', '--candidates', '9999', '--classes', '1'), '9999 candidates cannot be made'),
+    ],
+)
 def test_bad_arguments_are_said(tmp_path, words, message):
     with pytest.raises(InputError, match=message):
         start(tmp_path, *words)

@@ -50,7 +50,7 @@ def browse(shapes, tmp_path, capsys):
 
 
 def test_a_picture_and_a_line_for_each_image(browse, shapes):
-    lines, pictures = browse('--num', '3', settings=('model.backbone.type=NoSuchBackbone', ))
+    lines, pictures = browse('--num', '3', settings=('model.backbone.type=NoSuchBackbone',))
     assert [p.name for p in pictures] == [f'00{i}_00000{i + 1}.png' for i in range(3)]
     coco = COCO(str(shapes / 'annotations' / 'train.json'))
     for number, line in enumerate(lines[:-1], 1):
@@ -99,7 +99,7 @@ def test_a_split_that_is_not_there_is_named(shapes, tmp_path, capsys):
 
 def test_instances_without_a_cell_are_told(browse):
     ranges = '[(1000,1001),(1000,1001),(1000,1001),(1000,1001),(1000,1001)]'
-    lines, _ = browse('--num', '1', settings=(f'model.mask_head.assigner.scale_ranges={ranges}', ))
+    lines, _ = browse('--num', '1', settings=(f'model.mask_head.assigner.scale_ranges={ranges}',))
     count = int(lines[-1].split()[0])
     assert lines[-1].startswith(f'{count} instances, {count} without a cell: ')
     assert len(lines[0].split('without a cell: ')[1].split(', ')) == count
@@ -110,7 +110,7 @@ def test_targets_without_boxes_are_those_of_the_masks(browse):
     """Shapes' boxes are around their masks, up to the rounding of the resize."""
     expected, _ = browse('--num', '3')
     lines, _ = browse(
-        '--num', '3', settings=('train_dataloader.dataset.pipeline.2.with_bbox=False', )
+        '--num', '3', settings=('train_dataloader.dataset.pipeline.2.with_bbox=False',)
     )
     assert lines[-1] == expected[-1]
 
@@ -123,7 +123,7 @@ def test_heads_without_an_assigner_are_refused(browse, capsys):
 
 def test_another_number_of_classes_is_refused_as_in_training(browse, capsys, tmp_path):
     with pytest.raises(SystemExit):
-        browse(settings=('model.mask_head.num_classes=80', ))
+        browse(settings=('model.mask_head.num_classes=80',))
     error = capsys.readouterr().err.strip()
     assert "solov2-light_r18_fpn_shapes.py: the head's num_classes is 80, but the dataset " in error
     assert 'has 5 classes' in error and '\n' not in error

@@ -71,13 +71,13 @@ def test_prints_a_config_where_none_is_shipped(tmp_path, capsys):
     torch.save(dict(model=layouts.with_values('adelaidet', model)), source)
     assert tool.main([str(source), str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "input: BGR, mean [103.53, 116.28, 123.675], std [1.0, 1.0, 1.0]; " in printed
+    assert 'input: BGR, mean [103.53, 116.28, 123.675], std [1.0, 1.0, 1.0]; ' in printed
     assert "backbone style 'caffe'" in printed
-    config.write_text(printed[printed.index('_base_'):printed.index('written:')])
+    config.write_text(printed[printed.index('_base_') : printed.index('written:')])
     detector = load_detector(config, out, device='cpu')
-    assert detector.data_preprocessor.mean.flatten().tolist() == pytest.approx([
-        103.53, 116.28, 123.675
-    ])
+    assert detector.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        [103.53, 116.28, 123.675]
+    )
     assert not detector.data_preprocessor._channel_conversion
     assert detector.backbone.style == 'caffe' and detector.mask_head.num_classes == 3
 
@@ -188,7 +188,7 @@ class Intruder:
         self.path = path
 
     def __reduce__(self):
-        return Path.touch, (self.path, )
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize('name', ['R-50.pkl', 'R-50.pth'])

@@ -49,7 +49,13 @@ def test_another_plan_starts_anew_and_removes_only_the_old_progress(tool, tmp_pa
     (folder / 'mine' / 'epoch_1.pth').touch()
     assert tool.train(folder, None) == folder / 'epoch_2.pth'
     assert files(folder) == [
-        'done', 'epoch_2.pth', 'last_checkpoint', 'mine', 'mine/epoch_1.pth', 'notes.txt', 'plan'
+        'done',
+        'epoch_2.pth',
+        'last_checkpoint',
+        'mine',
+        'mine/epoch_1.pth',
+        'notes.txt',
+        'plan',
     ]
 
 
@@ -73,6 +79,6 @@ def test_the_data_folder_as_out_dir_is_one_line(tool, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as exit_:
         tool.main()
     assert exit_.value.code == 2
-    (line, ) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('error: data/shapes/train: ')
     assert (tmp_path / 'data' / 'shapes' / 'train' / '000001.png').is_file()

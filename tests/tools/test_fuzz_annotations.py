@@ -40,8 +40,8 @@ def test_a_careless_reader_fails(tool, tmp_path, monkeypatch, mutation):
     monkeypatch.setattr(CocoInstanceDataset, 'filter_data', CocoDataset.filter_data)
     monkeypatch.setattr(CocoInstanceDataset, 'parse_data_info', CocoDataset.parse_data_info)
     monkeypatch.setattr(CocoInstanceDataset, 'COCOAPI', COCO)
-    monkeypatch.setattr(tool, 'HARMLESS', (getattr(tool, mutation), ) * 3)
-    monkeypatch.setattr(tool, 'HARMFUL', (getattr(tool, mutation), ))
+    monkeypatch.setattr(tool, 'HARMLESS', (getattr(tool, mutation),) * 3)
+    monkeypatch.setattr(tool, 'HARMFUL', (getattr(tool, mutation),))
     counts, faults = tool.fuzz(tmp_path, 20, 0)
     assert counts.total() == 20 and faults
     assert len(list(tmp_path.glob('*.json'))) == len(faults)

@@ -132,9 +132,7 @@ def test_star_has_five_points_around_a_core() -> None:
 def test_area_table_agrees_with_the_pixels(kind: str) -> None:
     expected = shapes.AREAS[kind] * 60 * 60 / shapes.UNIT
     assert shapes.rasterise(kind, 60, angle=17).sum() == pytest.approx(expected, rel=0.02)
-    assert shapes.rasterise(
-        kind, 60, 17, squeeze=80
-    ).sum() == pytest.approx(
+    assert shapes.rasterise(kind, 60, 17, squeeze=80).sum() == pytest.approx(
         0.8 * expected, rel=0.02
     )
 
@@ -194,8 +192,9 @@ def test_every_class_and_size_appears(scenes: list[Any]) -> None:
 
 def test_one_train_image_in_fifty_is_empty(scenes: list[Any]) -> None:
     assert [index for index, scene in enumerate(scenes) if not scene.kinds] == [19]
-    assert [index for index in range(400)
-            if shapes.is_empty('train', index)] == [*range(19, 400, 50)]
+    assert [index for index in range(400) if shapes.is_empty('train', index)] == [
+        *range(19, 400, 50)
+    ]
     assert not any(shapes.is_empty('val', index) for index in range(400))
 
 
@@ -203,8 +202,10 @@ def looks(scene: Any) -> list[np.ndarray]:
     """The box of each shape of a scene, black where the shape is not."""
     masks = [scene.owner == number for number in range(1, len(scene.kinds) + 1)]
     boxes = [shapes.tight_box(mask) for mask in masks]
-    return [(scene.image * mask[..., None])[y:y + height, x:x + width]
-            for mask, (x, y, width, height) in zip(masks, boxes, strict=True)]
+    return [
+        (scene.image * mask[..., None])[y : y + height, x : x + width]
+        for mask, (x, y, width, height) in zip(masks, boxes, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(('height', 'width'), [(192, 256), (64, 64)])
@@ -283,7 +284,7 @@ def test_image_does_not_depend_on_the_count(made: Path, tmp_path: Path) -> None:
     many, few = contents(made), contents(tmp_path / 'few')
     assert all(few[name] == many[name] for name in few if name.endswith('.png'))
     some = annotation_file(tmp_path / 'few')['annotations']
-    assert some == annotation_file(made)['annotations'][:len(some)]
+    assert some == annotation_file(made)['annotations'][: len(some)]
 
 
 def test_splits_differ(made: Path) -> None:

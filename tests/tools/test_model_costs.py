@@ -16,7 +16,7 @@ TABLE = re.compile(r'\| `(.+?)` \| (\d+x\d+) \| (.+?) \| (.+?) \| (.+?) \| (.+?)
 )
 def test_costs_are_mmdets(run_python, config, size, parameters):
     result = run_python('tools/model_costs.py', config)
-    ((name, found, ours, theirs, work, their_work), ) = TABLE.findall(result.stdout)
+    ((name, found, ours, theirs, work, their_work),) = TABLE.findall(result.stdout)
     assert (name, found) == (config, size)
     assert float(ours) == float(theirs) == parameters
     assert float(work) == float(their_work) > 50
@@ -24,14 +24,14 @@ def test_costs_are_mmdets(run_python, config, size, parameters):
 
 def test_models_that_mmdet_lacks(run_python):
     result = run_python('tools/model_costs.py', 'solov2-light_r50-dcn_fpn_ms-3x_coco')
-    ((_, size, ours, theirs, _, their_work), ) = TABLE.findall(result.stdout)
+    ((_, size, ours, theirs, _, their_work),) = TABLE.findall(result.stdout)
     assert size == '864x512'
     assert (theirs, their_work) == ('–', '–') and float(ours) > 30
 
 
 def test_other_heads_are_counted_too(run_python):
     result = run_python('tools/model_costs.py', 'solo_r50_fpn_ms-3x_coco')
-    ((_, _, ours, theirs, work, their_work), ) = TABLE.findall(result.stdout)
+    ((_, _, ours, theirs, work, their_work),) = TABLE.findall(result.stdout)
     assert ours == theirs and work == their_work
     with pytest.raises(AssertionError, match='has no mask_head; only SOLO and SOLOv2'):
         run_python('tools/model_costs.py', 'mask-rcnn_r50_fpn_ms-3x_coco')

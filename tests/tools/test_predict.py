@@ -92,10 +92,9 @@ def test_files_of_a_folder_with_a_broken_image(command, photos, tmp_path):
     (photos / 'broken.jpg').write_text('not an image')
     (photos / 'notes.txt').touch()
     out = tmp_path / 'out'
-    run = subprocess.run([sys.executable, SCRIPT, *command],
-                         capture_output=True,
-                         text=True,
-                         cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, SCRIPT, *command], capture_output=True, text=True, cwd=ROOT
+    )
     assert run.returncode == 1, run.stderr
     assert f'error: {photos}/broken.jpg: this is no image' in run.stderr
     assert "left out 1 files whose extension is no image's: {'.txt': 1}" in run.stdout
@@ -146,11 +145,10 @@ def test_figures_by_size_are_those_of_the_evaluation(command, photos, tmp_path, 
     assert tool.main(command) == 0
     out = tmp_path / 'out'
     about, results = read(out / 'images.json'), read(out / 'predictions.json')
-    squares = [{
-        **result, 'id': id_,
-        'iscrowd': 0,
-        'area': 36 * 36
-    } for id_, result in enumerate(results[1::2], 1)]
+    squares = [
+        {**result, 'id': id_, 'iscrowd': 0, 'area': 36 * 36}
+        for id_, result in enumerate(results[1::2], 1)
+    ]
     (out / 'truth.json').write_text(json.dumps({**about, 'annotations': squares}))
 
     metric = CocoInstanceMetric(ann_file=str(out / 'truth.json'), metric='segm')
@@ -262,8 +260,13 @@ def test_long_overlay_names_are_cut_and_differ():
 
 def test_names_of_every_kind(command, photos, tmp_path, capsys):
     names = [
-        250 * 'n' + '.png', 'two\nlines.png',
-        os.fsdecode(b'caf\xe9.png'), 'Case.png', 'case.png', 'star*[1]?.png', ' .png'
+        250 * 'n' + '.png',
+        'two\nlines.png',
+        os.fsdecode(b'caf\xe9.png'),
+        'Case.png',
+        'case.png',
+        'star*[1]?.png',
+        ' .png',
     ]
     data = (photos / 'a.png').read_bytes()
     for name in names:

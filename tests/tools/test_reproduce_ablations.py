@@ -112,10 +112,10 @@ def test_rows_that_do_not_fit_are_refused_if_they_are_asked_for(tmp_path):
     file = tmp_path / 'solo.py'
     solo = ROOT / 'configs/compare/solo_r50_fpn_ms-3x_coco.py'
     file.write_text(f"_base_ = '{solo}'\ndefault_hooks = dict(_delete_=True)\n")
-    (run, ) = ablations.plan_runs(arguments(tmp_path, 'default', config=file, seeds=[0]))
+    (run,) = ablations.plan_runs(arguments(tmp_path, 'default', config=file, seeds=[0]))
     hook = Config.fromfile(run.config).default_hooks.checkpoint
     assert hook == dict(type='CheckpointHook', max_keep_ckpts=1)
-    message = r"base\.py: the row features-separate does not fit this config: .*mask_neck"
+    message = r'base\.py: the row features-separate does not fit this config: .*mask_neck'
     with pytest.raises(InputError, match=message):
         ablations.plan_runs(arguments(tmp_path, 'features-separate', config=file))
 
@@ -139,7 +139,7 @@ def test_options_come_before_the_row(tmp_path):
     """Heads take the base's classes over: those of the options."""
     options = {'model.mask_head.num_classes': 3}
     args = arguments(tmp_path, 'heads-mask-rcnn', seeds=[0], cfg_options=options)
-    (run, ) = ablations.plan_runs(args)
+    (run,) = ablations.plan_runs(args)
     head = Config.fromfile(run.config).model.roi_head
     assert head.bbox_head.num_classes == head.mask_head.num_classes == 3
     with pytest.raises(InputError, match='--cfg-options .* do not fit'):
@@ -152,10 +152,7 @@ def test_options_come_before_the_row(tmp_path):
 def test_rows_that_train_alike_share_their_training(tmp_path):
     rows = ('default', 'kernel-1x1x64', 'coords-none', 'nms-hard', 'min-mask-1')
     runs = ablations.plan_runs(arguments(tmp_path, *rows, seeds=[0]))
-    assert {
-        run.row: run.training.name
-        for run in runs
-    } == {
+    assert {run.row: run.training.name for run in runs} == {
         'default': 'default-seed-0',
         'kernel-1x1x64': 'default-seed-0',  # the shapes model has 64 mask features
         'coords-none': 'coords-none-seed-0',
@@ -245,7 +242,7 @@ def test_results_are_kept_and_reported(tools, monkeypatch, tmp_path, capsys):
     assert sorted(tools.calls) == [
         'test default-seed-0', 'test default-seed-1', 'test nms-hard-seed-0',
         'test nms-hard-seed-1', 'train default-seed-0', 'train default-seed-1'
-    ]  # yapf: disable
+    ]  # fmt: skip
     out = capsys.readouterr().out
     assert '2 trainings to do for 4 runs' in out and '[2/2] default-seed-' in out
     assert 'nms-hard, seed 1: mask AP 42.0' in out
@@ -270,7 +267,7 @@ def test_what_fails_does_not_stop_the_others(tools, monkeypatch, tmp_path, capsy
     run(monkeypatch, args)
     assert tools.calls == [
         'train default-seed-0', 'test default-seed-0', 'test coords-none-seed-1'
-    ]  # yapf: disable
+    ]  # fmt: skip
 
 
 def test_a_folder_that_was_moved_is_finished(tools, monkeypatch, tmp_path):

@@ -20,10 +20,7 @@ def run(tmp_path):
     def run_script(name: str, *words: str, **variables):
         result = subprocess.run(
             [TOOLS / name, *words],
-            env={
-                'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-                **variables
-            },
+            env={'PATH': f'{tmp_path}:{os.environ["PATH"]}', **variables},
             capture_output=True,
             text=True,
         )
@@ -33,32 +30,36 @@ def run(tmp_path):
     return run_script
 
 
-@pytest.mark.parametrize(('name', 'words', 'usage'), [
-    ('slurm_train.sh', '', 'PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]'),
-    ('slurm_train.sh', 'gpu job a.py', 'PARTITION JOB_NAME CONFIG WORK_DIR '),
-    ('slurm_train.sh', 'gpu job a.py --amp', 'PARTITION JOB_NAME CONFIG WORK_DIR '),
-    ('slurm_test.sh', '', 'PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]'),
-    ('slurm_test.sh', 'gpu job a.py', 'PARTITION JOB_NAME CONFIG CHECKPOINT '),
-    ('slurm_test.sh', 'gpu job a.py --out a.pkl', 'PARTITION JOB_NAME CONFIG CHECKPOINT '),
-    ('dist_train.sh', '', 'CONFIG GPUS [options of train.py]'),
-    ('dist_train.sh', 'a.py', 'CONFIG GPUS '),
-    ('dist_train.sh', 'a.py two', 'CONFIG GPUS '),
-    ('dist_train.sh', 'a.py 0', 'CONFIG GPUS '),
-    ('dist_train.sh', 'a.py --amp', 'CONFIG GPUS '),
-    ('dist_test.sh', '', 'CONFIG CHECKPOINT GPUS [options of test.py]'),
-    ('dist_test.sh', 'a.py 2', 'CONFIG CHECKPOINT GPUS '),
-    ('dist_test.sh', 'a.py 2 b.pth', 'CONFIG CHECKPOINT GPUS '),
-    ('dist_test.sh', 'a.py b.pth 1.5', 'CONFIG CHECKPOINT GPUS '),
-])
+@pytest.mark.parametrize(
+    ('name', 'words', 'usage'),
+    [
+        ('slurm_train.sh', '', 'PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]'),
+        ('slurm_train.sh', 'gpu job a.py', 'PARTITION JOB_NAME CONFIG WORK_DIR '),
+        ('slurm_train.sh', 'gpu job a.py --amp', 'PARTITION JOB_NAME CONFIG WORK_DIR '),
+        ('slurm_test.sh', '', 'PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]'),
+        ('slurm_test.sh', 'gpu job a.py', 'PARTITION JOB_NAME CONFIG CHECKPOINT '),
+        ('slurm_test.sh', 'gpu job a.py --out a.pkl', 'PARTITION JOB_NAME CONFIG CHECKPOINT '),
+        ('dist_train.sh', '', 'CONFIG GPUS [options of train.py]'),
+        ('dist_train.sh', 'a.py', 'CONFIG GPUS '),
+        ('dist_train.sh', 'a.py two', 'CONFIG GPUS '),
+        ('dist_train.sh', 'a.py 0', 'CONFIG GPUS '),
+        ('dist_train.sh', 'a.py --amp', 'CONFIG GPUS '),
+        ('dist_test.sh', '', 'CONFIG CHECKPOINT GPUS [options of test.py]'),
+        ('dist_test.sh', 'a.py 2', 'CONFIG CHECKPOINT GPUS '),
+        ('dist_test.sh', 'a.py 2 b.pth', 'CONFIG CHECKPOINT GPUS '),
+        ('dist_test.sh', 'a.py b.pth 1.5', 'CONFIG CHECKPOINT GPUS '),
+    ],
+)
 def test_wrong_arguments_start_nothing(run, name, words, usage):
     result, called = run(name, *words.split())
     assert result.returncode == 2 and called is None
-    (line, ) = result.stderr.splitlines()
+    (line,) = result.stderr.splitlines()
     assert line.startswith(f'usage: {TOOLS / name} {usage}') and not result.stdout
 
 
-@pytest.mark.parametrize(('kind', 'fourth'), [('train', ['--work-dir=my work']),
-                                              ('test', ['my work'])])
+@pytest.mark.parametrize(
+    ('kind', 'fourth'), [('train', ['--work-dir=my work']), ('test', ['my work'])]
+)
 def test_slurm(run, kind, fourth):
     options = ['--cfg-options', 'a=b c']
     result, called = run(
@@ -69,7 +70,7 @@ def test_slurm(run, kind, fourth):
         '-p', 'gpu', '--job-name=job', '--gres=gpu:8', '--ntasks=4', '--ntasks-per-node=8',
         '--cpus-per-task=5', '--kill-on-bad-exit=1', '-q', 'x', 'python', '-u',
         f'{TOOLS}/{kind}.py', 'a.py', *fourth, '--launcher=slurm', *options
-    ]  # yapf: disable
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(('kind', 'second'), [('train', []), ('test', ['b.pth'])])
@@ -80,4 +81,4 @@ def test_torchrun(run, kind, second):
         '-m', 'torch.distributed.run', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1',
         '--master_port=29500', '--nproc_per_node=2', f'{TOOLS}/{kind}.py', 'a.py', *second,
         '--launcher', 'pytorch', '--work-dir', 'my work'
-    ]  # yapf: disable
+    ]  # fmt: skip

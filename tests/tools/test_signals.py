@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SIGNALS = ROOT / 'mmsolov2' / 'cli' / 'signals.py'
 WORKERS = (  # batches without end, and more of them than a pipe holds
-    'num_workers=2', 'persistent_workers=True', 'sampler.type=InfiniteSampler'
+    'num_workers=2',
+    'persistent_workers=True',
+    'sampler.type=InfiniteSampler',
 )
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 
@@ -47,12 +49,14 @@ def start(command: Iterable, log: Path, **variables) -> subprocess.Popen:
     """Start a program in a process group of its own, which writes all it says to a file."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **variables}
     with open(log, 'wb') as file:
-        return subprocess.Popen([*map(str, command)],
-                                cwd=ROOT,
-                                env=environment,
-                                stdout=file,
-                                stderr=subprocess.STDOUT,
-                                start_new_session=True)
+        return subprocess.Popen(
+            [*map(str, command)],
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
@@ -86,14 +90,17 @@ def checkpoint(tiny_config, run_python, tmp_path_factory) -> Path:
     return folder / 'epoch_1.pth'
 
 
-@pytest.mark.parametrize(('tool', 'number', 'to_all', 'status'), [
-    ('train', signal.SIGTERM, False, 143),
-    ('train', signal.SIGHUP, False, 129),
-    ('train', signal.SIGINT, True, 130),
-    ('train', signal.SIGKILL, False, -9),
-    ('test', signal.SIGTERM, False, 143),
-    ('test', signal.SIGHUP, False, 129),
-])
+@pytest.mark.parametrize(
+    ('tool', 'number', 'to_all', 'status'),
+    [
+        ('train', signal.SIGTERM, False, 143),
+        ('train', signal.SIGHUP, False, 129),
+        ('train', signal.SIGINT, True, 130),
+        ('train', signal.SIGKILL, False, -9),
+        ('test', signal.SIGTERM, False, 143),
+        ('test', signal.SIGHUP, False, 129),
+    ],
+)
 def test_nothing_is_left_and_one_line_is_said(
     tiny_config, checkpoint, tmp_path, tool, number, to_all, status
 ):
@@ -104,7 +111,7 @@ def test_nothing_is_left_and_one_line_is_said(
     process = start([
         sys.executable, f'tools/{tool}.py', tiny_config, *([checkpoint] if tool == 'test' else []),
         '--work-dir', tmp_path, '--cfg-options', *options
-    ], log)  # yapf: disable
+    ], log)  # fmt: skip
     wait_for(f'Epoch({tool})', log, process)
     assert len(left({process.pid})) == 3
     assert send(number, process, to_all=to_all) == status
@@ -118,12 +125,12 @@ def test_nothing_is_left_and_one_line_is_said(
 def test_nothing_is_left_of_two_processes_of_torchrun(tiny_config, tmp_path, free_port):
     log = tmp_path / 'log'
     options = [f'train_dataloader.{option}' for option in WORKERS]
-    process = start([
-        'tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path, '--cfg-options', *options
-    ],
-                    log,
-                    PATH=f'{Path(sys.executable).parent}:/usr/bin:/bin',
-                    PORT=free_port)
+    process = start(
+        ['tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path, '--cfg-options', *options],
+        log,
+        PATH=f'{Path(sys.executable).parent}:/usr/bin:/bin',
+        PORT=free_port,
+    )
     wait_for('Epoch(train)', log, process)
     assert send(signal.SIGTERM, process) != 0
     assert log.read_text().count('stopped by SIGTERM') == 2
@@ -135,7 +142,7 @@ def test_ablations_end_with_their_trainings(tiny_config, tmp_path):
     process = start([
         sys.executable, 'tools/reproduce_ablations.py', 'default', '--seeds', 0, 1, '--config',
         tiny_config, '--out-dir', tmp_path / 'out', '--cfg-options', *options
-    ], log)  # yapf: disable
+    ], log)  # fmt: skip
     wait_for('2 trainings', log, process)
     wait_for('Epoch(train)', training, process)
     assert send(signal.SIGTERM, process) == 143
@@ -210,16 +217,21 @@ signal.pause()
 """
 
 
-@pytest.mark.parametrize(('text', 'lines'), [
-    (STUCK, ['ready', 'ready']),
-    (SAVES, ['ready', 'stopped by SIGTERM', 'saved 143']),
-    (NOHUP, ['ready', 'stopped by SIGTERM']),
-    (FORKS_IN_A_THREAD, ['7', 'ready', 'stopped by SIGTERM']),
-],
-                         ids=[
-                             'stuck in a library', 'saves what it has', 'ignores SIGHUP',
-                             'forks in a thread that ends'
-                         ])
+@pytest.mark.parametrize(
+    ('text', 'lines'),
+    [
+        (STUCK, ['ready', 'ready']),
+        (SAVES, ['ready', 'stopped by SIGTERM', 'saved 143']),
+        (NOHUP, ['ready', 'stopped by SIGTERM']),
+        (FORKS_IN_A_THREAD, ['7', 'ready', 'stopped by SIGTERM']),
+    ],
+    ids=[
+        'stuck in a library',
+        'saves what it has',
+        'ignores SIGHUP',
+        'forks in a thread that ends',
+    ],
+)
 def test_a_program(tmp_path, text, lines):
     log = tmp_path / 'log'
     process = start([sys.executable, '-c', BEGIN + text], log)

@@ -58,7 +58,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_with_the_same_losses
         env={'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PATH': '/usr/bin:/bin'},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # yapf: disable
+    )  # fmt: skip
     deadline = time.monotonic() + 300
     while not (tmp_path / 'last_checkpoint').exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -76,8 +76,14 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     trained, tiny_config, run_python, tmp_path
 ):
     result = run_python(
-        'tools/train.py', tiny_config, '--work-dir', tmp_path, '--resume', '--cfg-options',
-        f'load_from={trained[1] / "epoch_3.pth"}', 'train_cfg.max_epochs=1'
+        'tools/train.py',
+        tiny_config,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        '--cfg-options',
+        f'load_from={trained[1] / "epoch_3.pth"}',
+        'train_cfg.max_epochs=1',
     )
     log = result.stdout + result.stderr
     assert f'{tmp_path} has no checkpoint yet: training starts anew' in log
@@ -152,8 +158,13 @@ def test_weights_that_are_not_finite_are_one_line(trained, tiny_config, run_pyth
 
 def test_training_needs_no_boxes(tiny_config, run_python, tmp_path):
     result = run_python(
-        'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options',
-        'train_dataloader.dataset.pipeline.2.with_bbox=False', 'train_cfg.max_epochs=1'
+        'tools/train.py',
+        tiny_config,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_dataloader.dataset.pipeline.2.with_bbox=False',
+        'train_cfg.max_epochs=1',
     )
     log = result.stdout + result.stderr
     assert len(losses(log)) == 4 and (tmp_path / 'epoch_1.pth').is_file()
@@ -217,7 +228,7 @@ def test_two_processes_train_also_without_instances(
         env=dist_environment,
         capture_output=True,
         text=True,
-    )  # yapf: disable
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     log = result.stdout + result.stderr
     assert len(losses(log)) == 4
@@ -283,7 +294,7 @@ def test_a_diverged_training_is_one_line_and_keeps_its_checkpoints(
     config.write_text(
         f"_base_ = '{tiny_config}'\ncustom_imports = dict(imports=['mmsolov2', 'spoil'])\n"
         "custom_hooks = [dict(type='Spoil')]\n"
-        "default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))\n"
+        'default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))\n'
     )
     launch = [sys.executable, 'tools/train.py'] if processes == 1 else ['tools/dist_train.sh']
     result = subprocess.run(
@@ -294,12 +305,12 @@ def test_a_diverged_training_is_one_line_and_keeps_its_checkpoints(
         env={**dist_environment, 'PYTHONPATH': f'{ROOT}:{tmp_path}'},
         capture_output=True,
         text=True,
-    )  # yapf: disable
+    )  # fmt: skip
     lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
     assert result.returncode == (2 if processes == 1 else 1)
     assert 1 <= len(lines) <= processes  # torchrun may end the others before they speak
     assert all('training has diverged: ' in line for line in lines)
     assert f'last checkpoint before: {tmp_path}/epoch_2.pth' in lines[0]
-    (path, ) = tmp_path.glob('*.pth')
+    (path,) = tmp_path.glob('*.pth')
     weights = torch.load(path, weights_only=False)['state_dict']
     assert path.name == 'epoch_2.pth' and all(value.isfinite().all() for value in weights.values())

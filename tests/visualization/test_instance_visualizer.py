@@ -27,7 +27,7 @@ def photo(tmp_path) -> Path:
 def sample(path: Path, height: int, width: int) -> DetDataSample:
     """Ground truth of one instance: the left half."""
     masks = torch.zeros(1, height, width, dtype=torch.bool)
-    masks[:, :, :width // 2] = True
+    masks[:, :, : width // 2] = True
     truth = InstanceData(
         masks=masks,
         labels=torch.tensor([0]),
@@ -40,7 +40,7 @@ def sample(path: Path, height: int, width: int) -> DetDataSample:
 @pytest.mark.parametrize(('height', 'width'), [(32, 48), (48, 32)])
 def test_a_turned_photo_is_painted_in_the_frame_of_its_annotations(photo, tmp_path, height, width):
     visualizer = VISUALIZERS.build(dict(type='mmsolov2.InstanceVisualizer', name='turned'))
-    visualizer.dataset_meta = dict(classes=('nut', ), palette=[(250, 0, 0)])
+    visualizer.dataset_meta = dict(classes=('nut',), palette=[(250, 0, 0)])
     upright = mmcv.imread(str(photo), channel_order='rgb')
     assert upright.shape == (48, 32, 3)
     truth, out = sample(photo, height, width), str(tmp_path / 'painted.png')
@@ -48,7 +48,7 @@ def test_a_turned_photo_is_painted_in_the_frame_of_its_annotations(photo, tmp_pa
     painted = mmcv.imread(out)
     assert painted.shape == (height, width, 3)
     changed = np.abs(painted.astype(int) - 120).max(2) > 20
-    assert changed[:, :width // 2 - 4].mean() > 0.9 and not changed[:, width // 2 + 4:].any()
+    assert changed[:, : width // 2 - 4].mean() > 0.9 and not changed[:, width // 2 + 4 :].any()
 
 
 def test_an_image_without_a_sample_is_painted_as_it_is(tmp_path):

@@ -29,9 +29,16 @@ def test_ground_truth_stands_beside_predictions_in_rle(
     checkpoint, tiny_config, tiny_shapes, run_python, tmp_path
 ):
     run_python(
-        'tools/test.py', tiny_config, checkpoint, '--work-dir', tmp_path, '--show-dir', 'painted',
-        '--cfg-options', 'model.test_cfg.mask_format=rle',
-        'default_hooks.visualization.score_thr=0.01'
+        'tools/test.py',
+        tiny_config,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--show-dir',
+        'painted',
+        '--cfg-options',
+        'model.test_cfg.mask_format=rle',
+        'default_hooks.visualization.score_thr=0.01',
     )
     pictures = {path.name: cv2.imread(str(path)) for path in tmp_path.glob('*/painted/*.png')}
     truth = json.loads((tiny_shapes / 'annotations' / 'val.json').read_text())
@@ -44,7 +51,7 @@ def test_ground_truth_stands_beside_predictions_in_rle(
         boxes = [one['bbox'] for one in truth['annotations'] if one['image_id'] == image['id']]
         inside = np.zeros(plain.shape[:2], bool)
         for x, y, w, h in boxes:
-            inside[max(int(y) - 8, 0):int(y + h) + 8, max(int(x) - 8, 0):int(x + w) + 8] = True
+            inside[max(int(y) - 8, 0) : int(y + h) + 8, max(int(x) - 8, 0) : int(x + w) + 8] = True
         painted = np.abs(picture[:, :width] - plain).max(2) > 30
         assert painted[inside].mean() > 0.2 and painted[~inside].mean() < 0.05
         assert (np.abs(picture[:, width:] - plain).max(2) > 30).mean() > 0.1  # predictions

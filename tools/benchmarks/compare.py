@@ -23,10 +23,15 @@ class Instance(NamedTuple):
 
 def encoded(results: Sequence[InstanceData]) -> list[list[Instance]]:
     """Results of images as plain values, that another process can send."""
-    return [[
-        Instance(label, score, mask if isinstance(mask, dict) else encode(mask))
-        for label, score, mask in zip(one.labels.tolist(), one.scores.tolist(), one.masks)
-    ] for one in results]
+    return [
+        [
+            Instance(label, score, mask if isinstance(mask, dict) else encode(mask))
+            for label, score, mask in zip(
+                one.labels.tolist(), one.scores.tolist(), one.masks, strict=True
+            )
+        ]
+        for one in results
+    ]
 
 
 def encode(mask: Tensor) -> dict:
@@ -61,13 +66,14 @@ def rounded_pixels(results: list[list[Instance]]) -> int:
 def _differing_image(theirs: list[Instance], ours: list[Instance]) -> int:
     left, total = list(ours), 0
     for one in theirs:
-        distances = [(pixels_between(one.mask, other.mask), index)
-                     for index, other in enumerate(left)
-                     if other.label == one.label and abs(other.score - one.score) <= SCORE_TOLERANCE
-                     ]
+        distances = [
+            (pixels_between(one.mask, other.mask), index)
+            for index, other in enumerate(left)
+            if other.label == one.label and abs(other.score - one.score) <= SCORE_TOLERANCE
+        ]
         pixels, index = min(distances, default=(max(int(coco_mask.area(one.mask)), 1), None))
         total += pixels
-        left = left if index is None else left[:index] + left[index + 1:]
+        left = left if index is None else left[:index] + left[index + 1 :]
     return total + sum(max(int(coco_mask.area(other.mask)), 1) for other in left)
 
 

@@ -69,9 +69,9 @@ def ground_truth(images: int, instances: int, classes: int) -> dict:
         categories=[dict(id=index + 1, name=f'class {index}') for index in range(classes)],
         annotations=[
             annotation(
-                blob(random), index + 1, index // instances + 1,
-                int(random.integers(classes)) + 1
-            ) for index in range(count)
+                blob(random), index + 1, index // instances + 1, int(random.integers(classes)) + 1
+            )
+            for index in range(count)
         ],
     )
 
@@ -97,7 +97,7 @@ def predictions(content: dict, count: int) -> Iterator[dict]:
     random = np.random.default_rng(1)
     each = len(content['annotations']) // len(content['images'])
     for number, image in enumerate(content['images']):
-        annotations = content['annotations'][number * each:(number + 1) * each]
+        annotations = content['annotations'][number * each : (number + 1) * each]
         found = found_in(annotations, count, random)
         yield dict(pred_instances=found, img_id=image['id'], ori_shape=SIZE)
 
@@ -117,7 +117,7 @@ def seconds(function: Callable, *arguments) -> tuple:
 
 
 def make_evaluators(content: dict, backend: str) -> dict:
-    """mmdet's evaluator and ours of one ground truth."""
+    """Mmdet's evaluator and ours of one ground truth."""
     classes = [entry['name'] for entry in content['categories']]
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         file = Path(folder) / 'instances.json'

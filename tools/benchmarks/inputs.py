@@ -79,7 +79,7 @@ def draw_objects(
     share = OBJECT_SHARE[0] + random[:, :1] * (OBJECT_SHARE[1] - OBJECT_SHARE[0])
     radius = (share / math.pi).sqrt()
     center = 1.1 * radius + random[:, 1:] * (extent - 2.2 * radius).clamp(min=0)
-    label = torch.randint(num_classes, (num_objects, ), generator=generator)
+    label = torch.randint(num_classes, (num_objects,), generator=generator)
     owner = torch.arange(count) % num_objects
     jitter = 2 * torch.rand(count, 3, generator=generator) - 1
     return Objects(
@@ -117,9 +117,9 @@ def circle_kernels(
     anchors = anchor_grid(channels, size)
     nearest = torch.cdist(objects.center, anchors).argmin(1)
     offset = objects.center - anchors[nearest]
-    scale = SHARPNESS / objects.radius[:, None]**2
+    scale = SHARPNESS / objects.radius[:, None] ** 2
     kernels = 0.01 * torch.randn(len(nearest), channels, generator=generator)
-    kernels[:, :1 + 3 * len(anchors)] = 0
+    kernels[:, : 1 + 3 * len(anchors)] = 0
     kernels[:, :1] = SHARPNESS - scale * offset.square().sum(1, keepdim=True)
     values = torch.cat([2 * scale * offset, -scale], dim=1)
     return kernels.scatter(1, 1 + 3 * nearest[:, None] + torch.arange(3), values)
@@ -131,7 +131,7 @@ def ordered_scores(scores: Tensor, cell: Tensor, label: Tensor, num_grids: Seque
     It compares a cell with those above and left: scores that rise to the right and downwards all
     survive, wherever they are.
     """
-    level = torch.cat([torch.full((grid**2, ), i) for i, grid in enumerate(num_grids)])
+    level = torch.cat([torch.full((grid**2,), i) for i, grid in enumerate(num_grids)])
     rise = torch.cat([torch.arange(s)[:, None].add(torch.arange(s)).flatten() for s in num_grids])
     group = (level[cell] * (label.max() + 1) + label) * 1000
     dealt = torch.empty_like(scores)
@@ -199,12 +199,14 @@ def made_batch(count: int, batch_size: int = 1, **settings) -> Outputs:
     logits = zip(*(image.logits for image in images), strict=True)
     kernels = zip(*(image.kernels for image in images), strict=True)
     features = torch.cat([image.features for image in images])
-    return Outputs([torch.cat(level) for level in logits], [torch.cat(level) for level in kernels],
-                   features)
+    return Outputs(
+        [torch.cat(level) for level in logits], [torch.cat(level) for level in kernels], features
+    )
 
 
-def candidates_of(outputs: Outputs,
-                  score_thr: float = 0.1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def candidates_of(
+    outputs: Outputs, score_thr: float = 0.1
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores (n,), labels (n,), kernels (n, E) and masks (n, h, w) bool of the first image.
 
     It takes every pair above the threshold: all of them survive the point NMS.

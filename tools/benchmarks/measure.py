@@ -71,7 +71,7 @@ def ratio(above: list[float], below: list[float]) -> dict[str, float]:
 
 def resident(field: str) -> int:
     """Bytes of this process by a field of its status: VmRSS now, VmHWM at most."""
-    (line, ) = (one for one in STATUS.read_text().splitlines() if one.startswith(field))
+    (line,) = (one for one in STATUS.read_text().splitlines() if one.startswith(field))
     return 1024 * int(line.split()[1])
 
 

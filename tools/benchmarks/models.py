@@ -9,10 +9,10 @@ from typing import NamedTuple
 import mmcv
 import mmdet
 import torch
-from benchmarks.inputs import Pictures, pad_to
 from mmengine.config import Config
 from torch import nn
 
+from benchmarks.inputs import Pictures, pad_to
 from mmsolov2.cli.config import find_config, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 
 def open_pair(args: argparse.Namespace, case: dict) -> tuple[Config, Config]:
-    """mmdet's config and ours, with the case's classes, mask format and option of the network.
+    """Mmdet's config and ours, with the case's classes, mask format and option of the network.
 
     Raises:
         InputError: if mmdet has no config of that name.

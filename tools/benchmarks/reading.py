@@ -11,9 +11,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from benchmarks.evaluation import SIZE, annotation, blob
 from pycocotools import mask as coco_mask
 
+from benchmarks.evaluation import SIZE, annotation, blob
 from mmsolov2.registry import DATASETS
 
 SHAPES = 500  # different masks in a file
@@ -35,9 +35,9 @@ def write_file(path: Path, *, images: int, annotations: int, classes: int) -> No
     outlines = [blob(random) for _ in range(SHAPES)]
     shapes = [annotation(outline, 0, 0, 0) for outline in outlines]
     crowds = [dict(one, segmentation=runs_of(outline), iscrowd=1)
-              for one, outline in zip(shapes, outlines, strict=True)]  # yapf: disable
+              for one, outline in zip(shapes, outlines, strict=True)]  # fmt: skip
     texts = [[json.dumps(one).partition('"segmentation"')[2] for one in kind]
-             for kind in (shapes, crowds)]  # yapf: disable
+             for kind in (shapes, crowds)]  # fmt: skip
     chosen = random.integers(SHAPES, size=annotations)
     image, category = (random.integers(1, most + 1, annotations) for most in (images, classes))
     size = f'"height": {SIZE[0]}, "width": {SIZE[1]}'
@@ -46,7 +46,7 @@ def write_file(path: Path, *, images: int, annotations: int, classes: int) -> No
         file.write(', '.join(
             f'{{"id": {index}, "file_name": "{index:012}.jpg", {size}}}'
             for index in range(1, images + 1)
-        ))  # yapf: disable
+        ))  # fmt: skip
         file.write('], "categories": ')
         json.dump([dict(id=index + 1, name=f'class {index}') for index in range(classes)], file)
         file.write(', "annotations": [')

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from benchmarks.measure import ratio, summary
 from matplotlib.ticker import LogFormatter
 
+from benchmarks.measure import ratio, summary
 from mmsolov2.errors import InputError
 
 SIDES = ('mmdet', 'ours', 'floor')

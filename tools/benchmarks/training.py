@@ -6,13 +6,13 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
-from benchmarks.inputs import Outputs
-from benchmarks.models import Runs, autocast, build_heads, build_models, pictures_of
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from benchmarks.inputs import Outputs
+from benchmarks.models import Runs, autocast, build_heads, build_models, pictures_of
 from mmsolov2.errors import InputError
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.structures.masks import padded_masks
@@ -22,12 +22,7 @@ LOSS_TOLERANCE = 1e-4  # relative
 
 
 def made_instances(
-    count: int,
-    size: tuple[int, int],
-    *,
-    num_classes: int,
-    device: torch.device,
-    seed: int = 0
+    count: int, size: tuple[int, int], *, num_classes: int, device: torch.device, seed: int = 0
 ) -> InstanceData:
     """Ellipses of 0.2 to 10 % of a picture, ``count`` instances as mmdet's pipeline gives them."""
     rng = np.random.default_rng(seed)
@@ -58,7 +53,7 @@ def our_targets(head: nn.Module, instances: InstanceData, size: tuple[int, int])
         num_grids=head.num_grids,
         background=head.num_classes,
     )
-    ((cell, instance), ) = positives([targets])
+    ((cell, instance),) = positives([targets])
     return targets, cell, instance, head.assigner.mask_targets(masks)
 
 
@@ -104,7 +99,7 @@ def made_leaves(args: argparse.Namespace, head: nn.Module, size: tuple[int, int]
 
 
 def their_loss(head: nn.Module, outputs: Outputs, instances: list[InstanceData]) -> dict:
-    """mmdet's losses of outputs, and their gradients."""
+    """Mmdet's losses of outputs, and their gradients."""
     return backward(
         head.loss_by_feat(outputs.kernels, outputs.logits, outputs.features, instances, [])
     )
@@ -143,7 +138,7 @@ def with_positives(head: nn.Module, wanted: int, instances: InstanceData, size) 
     found = torch.bincount(instance, minlength=len(instances)).cumsum(0)
     if found[-1] < wanted:
         raise InputError(f'{wanted} positives cannot be made; {int(found[-1])} can')
-    return instances[:int((found < wanted).sum()) + 1]
+    return instances[: int((found < wanted).sum()) + 1]
 
 
 def loss_runs(args: argparse.Namespace, case: dict) -> Runs:
@@ -157,7 +152,8 @@ def loss_runs(args: argparse.Namespace, case: dict) -> Runs:
             num_classes=ours.num_classes,
             device=args.device,
             seed=seed,
-        ) for seed in range(args.batch_size)
+        )
+        for seed in range(args.batch_size)
     ]
     few = [with_positives(ours, case['positives'], one, pictures.padded) for one in many]
     outputs = made_leaves(args, ours, pictures.mask_size())
@@ -180,7 +176,8 @@ def step_runs(args: argparse.Namespace, case: dict) -> Runs:
             num_classes=ours.mask_head.num_classes,
             device=args.device,
             seed=seed,
-        ) for seed in range(args.batch_size)
+        )
+        for seed in range(args.batch_size)
     ]
     meta = {**pictures.meta(), 'img_shape': pictures.padded}
     samples = [DetDataSample(gt_instances=one, metainfo=meta) for one in instances]

@@ -1,7 +1,7 @@
 # Nuclei in microscope images, crowded and small (2018 Data Science Bowl), in COCO's format.
 _base_ = './coco_instance.py'
 data_root = 'data/dsb2018_small/'
-metainfo = dict(classes=('nucleus', ), palette=[(230, 80, 60)])
+metainfo = dict(classes=('nucleus',), palette=[(230, 80, 60)])
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmsolov2.MatchAnnotatedSize'),

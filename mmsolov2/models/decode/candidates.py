@@ -149,7 +149,7 @@ def measure(logits: MaskLogits, threshold: float) -> tuple[Tensor, Tensor, Tenso
             some = (strip.amax((1, 2)) > lowest).nonzero()[:, 0]
             strip = strip.index_select(0, some)
         probability = strip.sigmoid()
-        inside = (probability > threshold)
+        inside = probability > threshold
         masks[some, rows] = inside
         inside = inside.float()
         area.index_add_(0, some, inside.sum((1, 2)))

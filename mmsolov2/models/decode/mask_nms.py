@@ -75,7 +75,7 @@ def sparse_products(masks: Tensor) -> Tensor:
     used = masks.amax(0).nonzero()[:, 0] if len(masks) else masks.new_zeros(0)
     if not len(used):
         return shared
-    masks = masks[:, used[0]:used[-1] + 1]
+    masks = masks[:, used[0] : used[-1] + 1]
     for strip in masks.split(max(CPU_STRIP // len(masks), 1), dim=1):
         some = strip.amax(1).nonzero()[:, 0]
         part = strip.index_select(0, some).float()
@@ -97,8 +97,9 @@ def linear_decay(iou: Tensor, worst: Tensor) -> Tensor:
     return torch.where(alive > 0, (1 - iou) / alive.clamp(min=1e-12), 1)
 
 
-def ranked_overlaps(scores: Tensor, labels: Tensor, masks: Tensor,
-                    class_agnostic: bool) -> tuple[Tensor, Tensor]:
+def ranked_overlaps(
+    scores: Tensor, labels: Tensor, masks: Tensor, class_agnostic: bool
+) -> tuple[Tensor, Tensor]:
     """Ranks of scores (n,) and, in that order, iou (n, n): [i, j] is 0 unless i outranks j.
 
     Between masks (n, h, w) of different labels it is 0 too, unless ``class_agnostic``.

@@ -27,7 +27,7 @@ def image_masks(
     """
     full_size = [MASK_STRIDE * side for side in masks.shape[-2:]]
     bilinear = partial(F.interpolate, mode='bilinear', align_corners=False)
-    masks = bilinear(masks[:, None], size=full_size)[..., :image_size[0], :image_size[1]]
+    masks = bilinear(masks[:, None], size=full_size)[..., : image_size[0], : image_size[1]]
     if tuple(final_size) != tuple(image_size):
         masks = bilinear(masks, size=tuple(final_size))
     return masks[:, 0] > threshold

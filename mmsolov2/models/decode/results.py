@@ -17,8 +17,9 @@ RLE_PIXELS = 2**27  # mask pixels painted at a time before they are encoded: 128
 MASK_FORMATS = ('bitmap', 'rle')
 
 
-def sizes_of(meta: dict, map_size: Sequence[int],
-             rescale: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+def sizes_of(
+    meta: dict, map_size: Sequence[int], rescale: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the network's input without padding, and of the results.
 
     Raises:
@@ -111,7 +112,7 @@ def from_tiles(
             rows,
             columns,
         )
-        images = images[:, :final_size[0], :final_size[1]]
+        images = images[:, : final_size[0], : final_size[1]]
         crops = occupied_crops(images, tiles[some], rows, columns)
         boxes.extend(crop.box() for crop in crops)
         if mask_format == 'rle':
@@ -124,7 +125,9 @@ def occupied_crops(images: Tensor, tiles: Tensor, rows: Side, columns: Side) -> 
     """The parts of images (n, H, W) bool that occupied tiles (n, down, across) cover."""
     tops, bottoms = (rows.length * tile for tile in span(tiles.any(2)))
     lefts, rights = (columns.length * tile for tile in span(tiles.any(1)))
-    sides = zip(images.numpy(), *(side.tolist() for side in (tops, bottoms, lefts, rights)))
+    sides = zip(
+        images.numpy(), *(side.tolist() for side in (tops, bottoms, lefts, rights)), strict=True
+    )
     return [Crop(image[y1:y2, x1:x2], y1, x1) for image, y1, y2, x1, x2 in sides]
 
 

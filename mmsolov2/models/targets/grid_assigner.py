@@ -161,13 +161,14 @@ class GridAssigner:
             height, width = size
             y = near[:, 0] + 0.5 - center[:, 0, None] * grid / height  # (n, 3), in cells
             x = near[:, 1] + 0.5 - center[:, 1, None] * grid / width
-            return y[:, :, None]**2 + x[:, None, :]**2
+            return y[:, :, None] ** 2 + x[:, None, :] ** 2
         costs = area.float() if self.owner == 'smallest' else area.new_zeros(len(area)).float()
         return costs[:, None, None].expand(-1, 3, 3)
 
     @staticmethod
-    def _region(center: Tensor, reach: Tensor, size: Sequence[int],
-                grid: int) -> tuple[Tensor, Tensor]:
+    def _region(
+        center: Tensor, reach: Tensor, size: Sequence[int], grid: int
+    ) -> tuple[Tensor, Tensor]:
         """Cells near centers (n, 2) y, x on one axis each: indices and membership (n, 2, 3)."""
 
         def cell_of(points: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ def owners(cells: Tensor, valid: Tensor, costs: Tensor, num_cells: int) -> Tenso
         """The least or the largest value among the slots of each slot's cell."""
         cell = cells.where(among, num_cells).flatten()
         worst = math.inf if reduction == 'amin' else -1
-        kept = values.new_full((num_cells + 1, ), worst)
+        kept = values.new_full((num_cells + 1,), worst)
         kept.scatter_reduce_(0, cell, values.flatten(), reduction)
         return kept[cell].view_as(cells)
 
@@ -206,11 +207,11 @@ def collect(
     cells: Tensor, valid: Tensor, labels: Tensor, num_cells: int, background: int
 ) -> GridTargets:
     """Gather cells and valid (levels, n, 3, 3) of n instances with labels (n,) into targets."""
-    num_levels, num_instances = cells.shape[:2]
+    _num_levels, num_instances = cells.shape[:2]
     instance = torch.arange(num_instances, device=labels.device)
     instance = instance[None, :, None, None].expand_as(cells).flatten()
     cell, valid = cells.flatten(), valid.flatten()
-    owner = labels.new_full((num_cells + 1, ), -1)  # the extra cell takes what is not valid
+    owner = labels.new_full((num_cells + 1,), -1)  # the extra cell takes what is not valid
     owner.scatter_reduce_(0, cell.where(valid, num_cells), instance, 'amax')
     owner = owner[:-1]
     return GridTargets(
@@ -243,5 +244,6 @@ def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
         image.valid.byte().argsort(descending=True, stable=True)[:count]
         for image, count in zip(targets, counts, strict=True)
     ]
-    return [(image.cell[slot], image.instance[slot])
-            for image, slot in zip(targets, slots, strict=True)]
+    return [
+        (image.cell[slot], image.instance[slot]) for image, slot in zip(targets, slots, strict=True)
+    ]

@@ -29,7 +29,7 @@ def some_logits(size=1):
     """Logits of compact masks: each kernel has a channel, which is a disc on low ground."""
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing='ij')
     centers = torch.rand(CELLS, 2) * torch.tensor([HEIGHT, WIDTH])
-    squares = (y - centers[:, 0, None, None])**2 + (x - centers[:, 1, None, None])**2
+    squares = (y - centers[:, 0, None, None]) ** 2 + (x - centers[:, 1, None, None]) ** 2
     features = 3 * torch.randn(CELLS, 1, 1).exp() - squares / 10
     kernels = torch.eye(CELLS) + 0.02 * torch.randn(CELLS, CELLS)
     kernels[:3] = 0  # probabilities at the threshold: no mask
@@ -64,7 +64,7 @@ def ranked(found):
 @pytest.mark.parametrize('mask_thr', [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize('limit', [None, 1, 7, 20, 1000])
 def test_equal_their_definition(limit, mask_thr, size, way):
-    logits, scores, smallest = some_logits(size), some_scores(), torch.randint(1, 20, (CELLS, ))
+    logits, scores, smallest = some_logits(size), some_scores(), torch.randint(1, 20, (CELLS,))
     args = dict(score_thr=0.1, mask_thr=mask_thr, smallest=smallest, limit=limit)
     found, _ = find_candidates(scores, logits, **args)
     expected = by_definition(scores, logits, **args)
@@ -191,8 +191,9 @@ def test_rows_that_cannot_be_computed_apart_are_computed_once(monkeypatch):
     calls = []
     monkeypatch.setattr(module, 'FEW', 0)
     monkeypatch.setattr(
-        module, 'dynamic_conv_levels',
-        lambda *args: calls.append(len(args[1])) or dynamic_conv_levels(*args)
+        module,
+        'dynamic_conv_levels',
+        lambda *args: calls.append(len(args[1])) or dynamic_conv_levels(*args),
     )
     levels = [torch.randn(3, HEIGHT, WIDTH), torch.randn(3, 12, 10)]
     logits = MaskLogits(levels, torch.randn(9, 3), torch.arange(9) % 2).of(torch.arange(9))

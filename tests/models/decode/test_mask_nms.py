@@ -21,8 +21,12 @@ from mmsolov2.registry import TASK_UTILS
 
 KERNELS = ('gaussian', 'linear')
 FAMILY = (
-    MatrixNMS('gaussian'), MatrixNMS('linear'), SoftMaskNMS('gaussian'), SoftMaskNMS('linear'),
-    HardMaskNMS(), FastMaskNMS()
+    MatrixNMS('gaussian'),
+    MatrixNMS('linear'),
+    SoftMaskNMS('gaussian'),
+    SoftMaskNMS('linear'),
+    HardMaskNMS(),
+    FastMaskNMS(),
 )
 every_nms = pytest.mark.parametrize('nms', FAMILY, ids=str)
 
@@ -42,7 +46,7 @@ def paper_nms(scores, masks, kernel, sigma=0.5):
     rescored = []
     for j in range(n):
         if kernel == 'gaussian':
-            decay = min(math.exp(-(iou[i][j]**2 - worst[i]**2) / sigma) for i in range(n))
+            decay = min(math.exp(-(iou[i][j] ** 2 - worst[i] ** 2) / sigma) for i in range(n))
         else:
             decay = min((1 - iou[i][j]) / (1 - worst[i]) for i in range(n))
         rescored.append(scores[j] * decay)
@@ -75,8 +79,7 @@ def fast(scores, masks, threshold):
     """YOLACT: out goes whoever overlaps any better one too much."""
     better = [[j for j in range(len(scores)) if scores[j] > score] for score in scores]
     stays = [
-        all(overlap(masks[j], masks[i]) <= threshold for j in better[i])
-        for i in range(len(scores))
+        all(overlap(masks[j], masks[i]) <= threshold for j in better[i]) for i in range(len(scores))
     ]
     return np.where(stays, scores, 0)
 
@@ -105,8 +108,8 @@ SLOW = [
     (HardMaskNMS(0.0), hard, 0.0),
     (FastMaskNMS(0.25), fast, 0.25),
     (FastMaskNMS(0.0), fast, 0.0),
-    (SoftMaskNMS('gaussian'), soft, lambda iou: math.exp(-iou**2 / 0.5)),
-    (SoftMaskNMS('gaussian', sigma=0.5), soft, lambda iou: math.exp(-iou**2 / 2)),
+    (SoftMaskNMS('gaussian'), soft, lambda iou: math.exp(-(iou**2) / 0.5)),
+    (SoftMaskNMS('gaussian', sigma=0.5), soft, lambda iou: math.exp(-(iou**2) / 2)),
     (SoftMaskNMS('linear', iou_thr=0.2), soft, lambda iou: 1 - iou if iou > 0.2 else 1),
     (SoftMaskNMS('linear', iou_thr=0.0), soft, lambda iou: 1 - iou),
 ]
@@ -118,7 +121,7 @@ def random_instances(seed, n=14, size=(6, 7)):
     masks = np.zeros((n, *size), bool)
     for mask in masks:
         y, x = rng.integers(0, 4, 2)
-        mask[y:y + rng.integers(1, 5), x:x + rng.integers(1, 5)] = True
+        mask[y : y + rng.integers(1, 5), x : x + rng.integers(1, 5)] = True
     masks ^= rng.random(masks.shape) < 0.1
     masks[np.arange(n), -1, -1] = True
     return rng.random(n).astype(np.float32), rng.integers(0, 3, n), masks
@@ -187,8 +190,9 @@ def assert_close(scores, expected):
     torch.testing.assert_close(scores, torch.tensor(expected))
 
 
-@pytest.mark.parametrize(('kernel', 'second'), [('gaussian', 0.8 * math.exp(-2 * 0.5**2)),
-                                                ('linear', 0.8 * 0.5)])
+@pytest.mark.parametrize(
+    ('kernel', 'second'), [('gaussian', 0.8 * math.exp(-2 * 0.5**2)), ('linear', 0.8 * 0.5)]
+)
 def test_two_masks_of_iou_one_half(kernel, second):
     scores, labels, masks = torch.tensor([0.9, 0.8]), torch.tensor([3, 3]), strip((0, 3), (0, 1))
     assert_close(MatrixNMS(kernel)(scores, labels, masks), [0.9, second])
@@ -255,7 +259,7 @@ def test_the_input_order_is_kept(nms):
 
 def test_of_equal_scores_the_first_stays():
     masks = strip((0, 3), (0, 1), (0, 3), (6, 9))
-    scores, labels = torch.full((4, ), 0.5), torch.zeros(4, dtype=torch.long)
+    scores, labels = torch.full((4,), 0.5), torch.zeros(4, dtype=torch.long)
     assert_close(MatrixNMS('linear')(scores, labels, masks), [0.5, 0.25, 0.0, 0.5])
 
 
@@ -275,7 +279,7 @@ def test_inputs_are_not_modified(nms):
 def test_no_instance(nms):
     labels, masks = torch.zeros(0, dtype=torch.long), torch.zeros(0, 4, 5, dtype=torch.bool)
     rescored = nms(torch.zeros(0), labels, masks)
-    assert rescored.shape == (0, )
+    assert rescored.shape == (0,)
     assert rescored.dtype == torch.float32
     assert mask_iou(masks).shape == (0, 0)
 
@@ -289,7 +293,7 @@ def test_one_instance_keeps_its_score(nms):
 @pytest.mark.parametrize('n', [2, 3, 4, 17, 50])
 def test_identical_masks(n, ties):
     """Only the best stays, or with the gaussian kernel also exp(-2) of each other score."""
-    scores = torch.full((n, ), 0.5) if ties else torch.linspace(0.9, 0.1, n)
+    scores = torch.full((n,), 0.5) if ties else torch.linspace(0.9, 0.1, n)
     labels, masks = torch.zeros(n, dtype=torch.long), strip((2, 5)).expand(n, 1, 10)
     assert_close(MatrixNMS('linear')(scores, labels, masks), [scores[0].item()] + [0.0] * (n - 1))
     expected = [scores[0].item(), *(scores[1:] * math.exp(-2)).tolist()]
@@ -386,7 +390,7 @@ def test_rescoring_never_waits_for_the_device(nms, monkeypatch):
     monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
     with FakeTensorMode():
         labels, masks = torch.zeros(5, dtype=torch.long), torch.zeros(5, 4, 4, dtype=torch.bool)
-        assert nms(torch.zeros(5), labels, masks).shape == (5, )
+        assert nms(torch.zeros(5), labels, masks).shape == (5,)
 
 
 # Overlaps and settings

@@ -27,7 +27,7 @@ FUSED = ('AVX2', 'AVX512')  # kinds of torch's CPU kernels that round a·b + c o
 def test_masks_equal_two_plain_resizes(image_size, final_size, threshold):
     masks = torch.rand(3, 8, 12)
     padded = F.interpolate(masks[None], size=(32, 48), mode='bilinear')
-    image = padded[:, :, :image_size[0], :image_size[1]]
+    image = padded[:, :, : image_size[0], : image_size[1]]
     expected = F.interpolate(image, size=final_size, mode='bilinear')[0] > threshold
     found = image_masks(masks, threshold, image_size, final_size)
     assert found.dtype == torch.bool
@@ -37,8 +37,9 @@ def test_masks_equal_two_plain_resizes(image_size, final_size, threshold):
 def test_four_pixels_for_one():
     """Between 0 and 1 the first row rises as 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1."""
     masks = torch.tensor([[[0.0, 1.0]]])
-    assert image_masks(masks, 0.5, (4, 8),
-                       (4, 8)).int().tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]] * 4]
+    assert image_masks(masks, 0.5, (4, 8), (4, 8)).int().tolist() == [
+        [[0, 0, 0, 0, 1, 1, 1, 1]] * 4
+    ]
     assert image_masks(masks, 0.3, (2, 6), (2, 6)).int().tolist() == [[[0, 0, 0, 1, 1, 1]] * 2]
 
 
@@ -56,8 +57,14 @@ def test_a_probability_at_the_threshold_is_outside():
 
 # Tiles
 
-SIZES = [((32, 48), (32, 48)), ((30, 41), (30, 41)), ((30, 41), (61, 80)), ((29, 48), (11, 17)),
-         ((32, 48), (300, 2)), ((1, 1), (9, 1))]
+SIZES = [
+    ((32, 48), (32, 48)),
+    ((30, 41), (30, 41)),
+    ((30, 41), (61, 80)),
+    ((29, 48), (11, 17)),
+    ((32, 48), (300, 2)),
+    ((1, 1), (9, 1)),
+]
 
 
 def from_tiles(masks, threshold, image_size, final_size):
@@ -68,7 +75,7 @@ def from_tiles(masks, threshold, image_size, final_size):
     n, down, across = tiles.shape
     images = torch.zeros(n, down, rows.length, across, columns.length, dtype=torch.bool)
     paint(images, tiles, lambda rows, some: masks[some, rows], threshold, *sides)
-    return images.flatten(3).flatten(1, 2)[:, :final_size[0], :final_size[1]]
+    return images.flatten(3).flatten(1, 2)[:, : final_size[0], : final_size[1]]
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def some_results(n):
     """Scores, labels and masks of n instances, half of them small."""
     masks = torch.rand(n, 8, 12)
     masks[::2] *= torch.zeros(8, 12).index_fill(0, torch.tensor([2, 3]), 1)
-    return torch.rand(n), torch.randint(0, 9, (n, )), masks
+    return torch.rand(n), torch.randint(0, 9, (n,)), masks
 
 
 @pytest.mark.parametrize('rescale', [True, False])
@@ -77,8 +77,8 @@ def test_results_of_any_number_have_the_same_types(n, rescale):
     results = to_results(scores, labels, *maps_of(masks), META, rescale=rescale)
     types = {name: (value.dtype, value.shape) for name, value in results.items()}
     assert types == dict(
-        scores=(torch.float32, (n, )),
-        labels=(torch.int64, (n, )),
+        scores=(torch.float32, (n,)),
+        labels=(torch.int64, (n,)),
         bboxes=(torch.float32, (n, 4)),
         masks=(torch.bool, (n, *SIZES[rescale])),
     )
@@ -105,7 +105,7 @@ def kinds_of_masks(height, width):
     masks[4] = 0.5  # everything at the threshold
     masks[5, 0] = masks[5, :, -1] = 0.9  # along two borders
     masks[6] = torch.rand(height, width)
-    masks[7, height // 3:height // 2 + 1, width // 4:width // 2 + 1] = torch.rand(1)
+    masks[7, height // 3 : height // 2 + 1, width // 4 : width // 2 + 1] = torch.rand(1)
     return masks  # the last is empty
 
 

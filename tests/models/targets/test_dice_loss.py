@@ -31,8 +31,7 @@ def case(counts=((3, 5), (2, 4)), channels=6, size=SIZE, dtype=torch.float32):
     positives = sum(p for _, p in counts)
     kernels = torch.randn(positives, channels, dtype=dtype)
     targets = [
-        MaskTargets(torch.rand(n, *size) < 0.3,
-                    torch.arange(p) % max(n, 1)) for n, p in counts
+        MaskTargets(torch.rand(n, *size) < 0.3, torch.arange(p) % max(n, 1)) for n, p in counts
     ]
     return features.requires_grad_(), kernels.requires_grad_(), targets
 
@@ -41,13 +40,16 @@ def losses_at_once(features, kernels, targets, loss):
     """By the loss itself, of all logits of each image."""
     chosen = kernels.split([len(instance) for _, instance in targets])
     images = zip(features, chosen, targets, strict=True)
-    return torch.cat([
-        loss(
-            torch.einsum('pe,ehw->phw', weights, image).float(),
-            masks[instance],
-            reduction_override='none'
-        ) for image, weights, (masks, instance) in images
-    ])
+    return torch.cat(
+        [
+            loss(
+                torch.einsum('pe,ehw->phw', weights, image).float(),
+                masks[instance],
+                reduction_override='none',
+            )
+            for image, weights, (masks, instance) in images
+        ]
+    )
 
 
 def with_gradients(losses, features, kernels, *arguments):
@@ -59,10 +61,10 @@ def with_gradients(losses, features, kernels, *arguments):
 
 COUNTS = {
     'two images': ((3, 5), (2, 4)),
-    'more positives than instances': ((2, 9), ),
+    'more positives than instances': ((2, 9),),
     'nobody beside somebody': ((0, 0), (2, 4)),
     'instances without positives': ((3, 0), (2, 4)),
-    'one': ((1, 1), ),
+    'one': ((1, 1),),
 }
 
 
@@ -92,7 +94,7 @@ def test_sums_by_hand():
 
 def test_an_empty_batch_has_losses_and_zero_gradients():
     losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0))), LOSS)
-    assert losses.shape == (0, )
+    assert losses.shape == (0,)
     assert not any(gradient.any() for gradient in gradients)
     assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6)]
 
@@ -152,7 +154,7 @@ def test_nothing_waits_for_the_device():
     """Neither forward nor backward reads a value: they run on tensors that have none."""
     with FakeTensorMode():
         losses, *gradients = with_gradients(dice_losses, *case(), LOSS)
-    assert losses.shape == (9, )
+    assert losses.shape == (9,)
     assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (9, 6)]
 
 
@@ -171,7 +173,7 @@ class Largest(TorchDispatchMode):
 def test_nothing_is_as_large_as_all_logits(monkeypatch):
     """Only features and their gradient are as large as that."""
     monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', 2000)
-    features, kernels, targets = case(((3, 80), ), channels=4, size=(20, 25))
+    features, kernels, targets = case(((3, 80),), channels=4, size=(20, 25))
     with Largest() as largest:
         with_gradients(dice_losses, features, kernels, targets, LOSS)
     assert largest.elements == features.numel() == 2000 < 80 * 20 * 25 / 10
@@ -193,7 +195,7 @@ def test_which_losses_are_sums():
 @pytest.mark.parametrize('logits', [1, 300, 10**9], ids=['one by one', 'chunks', 'at once'])
 def test_chunks_change_nothing(monkeypatch, logits):
     monkeypatch.setattr(mask_loss, 'LAUNCHED_LOGITS', logits)
-    features, kernels, ((masks, instance), ) = case(((3, 7), ))
+    features, kernels, ((masks, instance),) = case(((3, 7),))
     calls = []
 
     def losses(kernels, instance):
@@ -205,13 +207,13 @@ def test_chunks_change_nothing(monkeypatch, logits):
         lambda _, kernels: in_chunks(losses, 9 * 14, kernels, instance), features, kernels
     )
     chunks = {1: [1] * 7, 300: [2, 2, 2, 1], 10**9: [7]}[logits]
-    assert calls[:len(chunks)] == chunks and sorted(calls) == sorted(2 * chunks)
+    assert calls[: len(chunks)] == chunks and sorted(calls) == sorted(2 * chunks)
     expected = with_gradients(lambda _, kernels: losses(kernels, instance), features, kernels)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_chunks_of_nothing():
-    _, kernels, _ = case(((3, 0), ))
+    _, kernels, _ = case(((3, 0),))
     losses = in_chunks(lambda kernels: kernels.sum(1), 0 + 1, kernels)
-    assert losses.shape == (0, ) and losses.requires_grad
+    assert losses.shape == (0,) and losses.requires_grad

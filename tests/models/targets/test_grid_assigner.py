@@ -67,7 +67,7 @@ def random_mask(rng, height, width):
     if kind == 0:
         mask[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)] = 1
     elif kind < 4:
-        mask[max(y - h // 2, 0):max(y + h // 2, 0), max(x - w // 2, 0):max(x + w // 2, 0)] = 1
+        mask[max(y - h // 2, 0) : max(y + h // 2, 0), max(x - w // 2, 0) : max(x + w // 2, 0)] = 1
     elif kind < 7:
         axes = (int(w) // 3, int(h) // 3)
         cv2.ellipse(mask, (int(x), int(y)), axes, int(rng.integers(180)), 0, 360, 1, -1)
@@ -109,7 +109,7 @@ def test_equals_loops_over_instances_and_cells(seed):
         masks, labels, boxes, assigner, grids = random_case(rng)
         expected_labels, expected_pairs = assign_by_loops(masks, labels, boxes, assigner, grids, 7)
         targets = assign(masks, labels, boxes, assigner, grids)
-        ((cell, instance), ) = positives([targets])
+        ((cell, instance),) = positives([targets])
         assert list(zip(cell.tolist(), instance.tolist(), strict=True)) == expected_pairs
         assert targets.labels.tolist() == expected_labels
         assert targets.num_positive == len({cell for cell, _ in expected_pairs})
@@ -136,16 +136,16 @@ def draw(*lines):
 def table(targets, grid):
     """The labels of a single level as a small table, '.' for the background 9."""
     text = ''.join('.' if label == 9 else str(label) for label in targets.labels.tolist())
-    return [text[start:start + grid] for start in range(0, grid * grid, grid)]
+    return [text[start : start + grid] for start in range(0, grid * grid, grid)]
 
 
 def assign_drawn(masks, labels, grid=None, boxes=None, grids=None, **settings):
     masks = torch.stack(masks)
     if boxes is None:
         boxes = [box_around(mask) for mask in masks.numpy()]
-    assigner = GridAssigner(**{'scale_ranges': ((0, 64), ), **settings})
+    assigner = GridAssigner(**{'scale_ranges': ((0, 64),), **settings})
     boxes = torch.tensor(boxes).float()
-    grids = grids or (grid, )
+    grids = grids or (grid,)
     return assigner(masks, torch.tensor(labels), boxes, num_grids=grids, background=9)
 
 
@@ -212,7 +212,7 @@ def test_the_later_of_two_instances_in_a_cell_gives_the_label_and_both_supervise
     targets = assign_drawn([SQUARE, small], [5, 2], grid=4)
     assert table(targets, 4) == ['....', '.2..', '....', '....']
     assert targets.num_positive == 1
-    ((cell, instance), ) = positives([targets])
+    ((cell, instance),) = positives([targets])
     assert (cell.tolist(), instance.tolist()) == ([5, 5], [0, 1])
     assert table(assign_drawn([small, SQUARE], [2, 5], grid=4), 4)[1] == '.5..'
 
@@ -256,7 +256,7 @@ def test_positives_come_by_level_then_instance():
     assert first.tolist() == [9, 2, 9, 1]
     assert second.tolist() == [9, 2, 0, 1]
     assert third.tolist() == [1]
-    ((cell, instance), ) = positives([targets])
+    ((cell, instance),) = positives([targets])
     assert instance.tolist() == [0, 2, 0, 1, 2, 1, 2]
     assert cell.tolist() == [1, 3, 5, 6, 7, 8, 8]  # from 0, from 4 and from 8
 
@@ -306,7 +306,7 @@ def owner_of(cell, grid, claims, masks, assigner):
     else:
         middle = np.array([cell // grid + 0.5, cell % grid + 0.5])
         centers = [np.array(center_of(masks[i])) * grid / masks.shape[1:] for i in claims]
-        costs = [((center - middle)**2).sum() for center in centers]
+        costs = [((center - middle) ** 2).sum() for center in centers]
     return min(zip(np.round(costs, 4), [-i for i in claims], strict=True))[1] * -1
 
 
@@ -320,7 +320,7 @@ def test_owners_equal_loops(owner):
         assigner.owner = owner
         expected = loops_with_owner(masks, boxes, assigner, grids, all_pairs)
         targets = assign(masks, labels, boxes, assigner, grids)
-        ((cell, instance), ) = positives([targets])
+        ((cell, instance),) = positives([targets])
         assert list(zip(cell.tolist(), instance.tolist(), strict=True)) == expected
         assert targets.num_positive == len(expected) == len(set(cell.tolist()))
         assert torch.equal(targets.labels[cell], torch.from_numpy(labels)[instance])
@@ -360,8 +360,9 @@ def test_of_equal_claims_the_last_one_wins():
 DOT = draw('....', '....', '....', '...#')  # a corner: not among the central 2x2 pixels
 
 
-@pytest.mark.parametrize(('vanishing', 'label', 'target'), [('keep', '7', 0), ('drop', '.', 0),
-                                                            ('cover', '7', 1)])
+@pytest.mark.parametrize(
+    ('vanishing', 'label', 'target'), [('keep', '7', 0), ('drop', '.', 0), ('cover', '7', 1)]
+)
 def test_instances_that_vanish_at_a_quarter(vanishing, label, target):
     assert not quarter_masks(DOT[None]).any()
     boxes = [(3, 3, 4, 4)]
@@ -389,7 +390,7 @@ def test_covering_masks_equal_loops():
     masks = torch.rand(5, 12, 20) < 0.05
     found = covering_masks(masks)
     for n, y, x in np.ndindex(5, 3, 5):
-        assert found[n, y, x] == masks[n, 4 * y:4 * y + 4, 4 * x:4 * x + 4].any()
+        assert found[n, y, x] == masks[n, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].any()
 
 
 @pytest.mark.parametrize(('open_ended', 'label'), [(False, 9), (True, 7)])
@@ -429,7 +430,7 @@ def test_options_never_wait_for_the_device(owner):
         masks, labels, _ = instances_on('cpu')
         assigner = GridAssigner(owner=owner, **EVERY_OPTION)
         targets = assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
-        assert targets.labels.shape == (55, )
+        assert targets.labels.shape == (55,)
         assert GridAssigner(vanishing='cover').mask_targets(masks).shape == (3, 8, 8)
 
 
@@ -451,8 +452,8 @@ def test_no_instances():
     assert targets.labels.tolist() == [80] * (25 + 16 + 9 + 4 + 1)
     assert targets.labels.dtype == torch.int64
     assert targets.num_positive == 0
-    ((cell, instance), ) = positives([targets])
-    assert cell.shape == instance.shape == (0, )
+    ((cell, instance),) = positives([targets])
+    assert cell.shape == instance.shape == (0,)
     assert quarter_masks(masks).shape == (0, 8, 16)
     assert center_of_mass(*pixel_counts(masks)).shape == (0, 2)
 
@@ -490,8 +491,8 @@ def test_assigning_stays_on_the_device():
     instances = instances_on('meta')
     targets = GridAssigner()(*instances, num_grids=(5, 4, 3, 2, 1), background=80)
     assert {tensor.device.type for tensor in targets} == {'meta'}
-    assert targets.labels.shape == (55, )
-    assert targets.valid.shape == (5 * 3 * 9, )
+    assert targets.labels.shape == (55,)
+    assert targets.valid.shape == (5 * 3 * 9,)
 
 
 @pytest.mark.parametrize(
@@ -502,8 +503,8 @@ def test_assigning_stays_on_the_device():
         dict(center_scale=1.1),
         dict(center_scale=float('nan')),
         dict(scale_ranges=((1, 96), (48, 48))),
-        dict(scale_ranges=((96, 1), )),
-        dict(scale_ranges=((-1, 96), )),
+        dict(scale_ranges=((96, 1),)),
+        dict(scale_ranges=((-1, 96),)),
         dict(owner='first'),
         dict(vanishing=None),
     ],
