@@ -1,12 +1,12 @@
-"""What is done otherwise on a CPU: there looking at values costs no wait, and caches are small."""
+"""Memory of CPUs and GPUs: what is free, and the way there."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from mmsolov2.errors import InputError
 
 MEMORY, GROUP = Path('/proc/meminfo'), Path('/sys/fs/cgroup')
 GROUP_FILES = (  # limit, what is used, and of that the file cache; versions 2 and 1
@@ -20,33 +20,23 @@ GROUP_FILES = (  # limit, what is used, and of that the file cache; versions 2 a
 SURE_BYTES = 2**28  # that need no look at the memory
 
 
-def on_cpu(tensor: Tensor) -> bool:
-    """Whether a tensor is on a CPU."""
-    return tensor.device.type == 'cpu'
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device; a GPU copies it when its turn comes, and nobody waits for that."""
-    if device.type == 'cuda' and on_cpu(tensor):
+    if device.type == 'cuda' and tensor.device.type == 'cpu':
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def zeros(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Zeros where ``like`` is; on a CPU they take memory only where they are written to."""
-    if on_cpu(like):
-        return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix('torch.')))
-    return torch.zeros(shape, dtype=dtype, device=like.device)
-
-
-def lacks(device: torch.device, needed: float) -> str | None:
-    """What to say of a device on which so many bytes are not free; None if they are."""
+def check_memory(device: torch.device, needed: float, what: str, remedy: str) -> None:
+    """Raise InputError if ``what`` needs more bytes than are free on a device."""
     if needed < SURE_BYTES:
-        return None
+        return
     free = available_memory(device)
-    if needed <= free:
-        return None
-    return f'take {needed / 1e9:.1f} GB, but {device} has {free / 1e9:.1f} GB left'
+    if needed > free:
+        raise InputError(
+            f'{what} take {needed / 1e9:.1f} GB, but {device} has {free / 1e9:.1f} GB left: '
+            f'{remedy}'
+        )
 
 
 def available_memory(device: torch.device) -> float:

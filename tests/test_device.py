@@ -55,10 +55,3 @@ def test_tensors_are_sent_to_gpus_from_pinned_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, 'to', lambda self, *where, **how: calls.append((where, how)))
     device.to_device(values, torch.device('cuda'))
     assert calls == ['pin', ((torch.device('cuda'),), dict(non_blocking=True))]
-
-
-def test_zeros():
-    found = device.zeros((2, 3), torch.float32, torch.ones(1))
-    assert found.dtype == torch.float32
-    assert found.tolist() == [[0] * 3] * 2
-    assert device.zeros((1,), torch.bool, torch.ones(1)).tolist() == [False]

@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmsolov2.errors import InputError
+from mmsolov2.structures.masks import MASK_STRIDE
 
 REMEDY = (
     'a step of the pipeline or of data_preprocessor.batch_augments changed the images and not '
@@ -74,17 +75,17 @@ def check_instances(instances: InstanceData, name: str) -> None:
         raise InputError(f'{name}: {counts}: every instance needs one of each')
 
 
-def is_mask(masks) -> bool:
+def is_mask(masks: object) -> bool:
     """Whether these can be masks of instances."""
     return isinstance(masks, BaseInstanceMasks) or (isinstance(masks, Tensor) and masks.dim() == 3)
 
 
-def is_label(labels) -> bool:
+def is_label(labels: object) -> bool:
     """Whether these can be labels of instances."""
     return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1
 
 
-def is_box(boxes) -> bool:
+def is_box(boxes: object) -> bool:
     """Whether these can be boxes of instances."""
     return isinstance(boxes, Tensor) and boxes.shape[1:] == (4,)
 
@@ -119,3 +120,30 @@ def mask_size(masks: Tensor | BaseInstanceMasks) -> tuple[int, ...]:
         return tuple(masks.shape[-2:])
     array = getattr(masks.masks, 'shape', (masks.height, masks.width))
     return tuple(array[-2:])
+
+
+def sizes_of(
+    meta: dict, map_size: Sequence[int], rescale: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the network's input without padding, and of the results.
+
+    Raises:
+        InputError: if they are not in ``meta``, or more than maps of ``map_size`` (h, w) cover.
+    """
+    name = meta.get('img_path', 'an image')
+    fields = 'img_shape', 'ori_shape' if rescale else 'img_shape'
+    missing = sorted({field for field in fields if field not in meta})
+    if missing:
+        raise InputError(
+            f'{name}: the metainfo has no {" and no ".join(missing)}, only {sorted(meta)}: add it '
+            'to meta_keys of PackDetInputs in the pipeline'
+        )
+    image_size, final_size = (tuple(meta[field][:2]) for field in fields)
+    covered = tuple(MASK_STRIDE * side for side in map_size)
+    fits = all(1 <= side <= whole for side, whole in zip(image_size, covered, strict=True))
+    if not fits or min(final_size) < 1:
+        raise InputError(
+            f'{name}: img_shape {image_size} must be from 1 to {covered}, what the mask features '
+            f'cover, and the size of the results at least 1, not {final_size}'
+        )
+    return image_size, final_size

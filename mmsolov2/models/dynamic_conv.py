@@ -1,12 +1,16 @@
 """The dynamic convolution that training and prediction share: M = G * F."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmsolov2.models.pyramid import resize
+
+KEPT_LOGITS = 2**23  # that are computed once and kept: 32 MiB
 
 
 def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
@@ -37,23 +41,85 @@ def with_balanced_taps(kernels: Tensor, size: int) -> Tensor:
     return (kernels.unflatten(1, (-1, size, size)) * taps[..., None, None]).flatten(1, 3)
 
 
-def dynamic_conv_rows(features: Tensor, kernels: Tensor, rows: slice, size: int = 1) -> Tensor:
-    """Some rows of ``dynamic_conv``, without computing the others: mask logits (n, rows, w)."""
-    halo = size // 2
-    first = max(rows.start - halo, 0)
-    logits = dynamic_conv(features[:, first : rows.stop + halo], kernels, size)
-    return logits[:, rows.start - first : rows.stop - first]
+@dataclass
+class CellKernels:
+    """The kernels of n cells of an image, and the mask features that they are convolved with."""
+
+    features: Tensor | Sequence[Tensor]  # (E, h, w), or such for each level
+    kernels: Tensor  # (n, E·size²)
+    levels: Tensor  # (n,) int64
+    size: int = 1
+
+    def __len__(self) -> int:
+        return len(self.kernels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of this is."""
+        return self.kernels.device
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of a mask, those of the first level."""
+        features = self.features if isinstance(self.features, Tensor) else self.features[0]
+        return features.shape[-2], features.shape[-1]
+
+    def __getitem__(self, cells: Tensor) -> 'CellKernels':
+        """The kernels of cells (m,)."""
+        return replace(self, kernels=self.kernels[cells], levels=self.levels[cells])
+
+    def logits(self) -> Tensor:
+        """Mask logits (n, h, w) float32. Those of coarser levels are resized, bilinearly."""
+        if isinstance(self.features, Tensor):
+            return dynamic_conv(self.features, self.kernels, self.size).float()
+        order = self.levels.argsort(stable=True)
+        counts = self.levels.bincount(minlength=len(self.features)).tolist()
+        parts = zip(self.features, self.kernels[order].split(counts), strict=True)
+        logits = [dynamic_conv(level, part, self.size)[:, None] for level, part in parts]
+        ordered = torch.cat([resize(level, self.mask_size)[:, 0] for level in logits])
+        return torch.empty_like(ordered).index_copy_(0, order, ordered).float()
+
+    def rows(self, rows: slice, some: Tensor | None = None) -> Tensor:
+        """Some rows of ``logits`` (n, rows, w), or of some kernels (m,) alone (m, rows, w).
+
+        Of unified features only: those of coarser levels are resized as a whole, by ``logits``.
+        """
+        assert isinstance(self.features, Tensor)
+        halo = self.size // 2  # what a kernel sees around a row
+        first = max(rows.start - halo, 0)
+        chosen = self if some is None else self[some]
+        around = replace(chosen, features=self.features[:, first : rows.stop + halo])
+        return around.logits()[:, rows.start - first : rows.stop - first]
+
+    def keep_few(self) -> 'MaskLogits':
+        """Logits to keep if they are few, or if their rows cannot be computed apart."""
+        few = len(self) * math.prod(self.mask_size) <= KEPT_LOGITS
+        return KeptLogits(self.logits()) if few or not isinstance(self.features, Tensor) else self
 
 
-def dynamic_conv_levels(
-    features: Sequence[Tensor], kernels: Tensor, counts: Sequence[int], size: int = 1
-) -> Tensor:
-    """Convolve levels (E, h, w) with kernels (n, E·size²): mask logits (n, *size of the first).
+@dataclass
+class KeptLogits:
+    """Mask logits that were computed once, where ``CellKernels`` computes them again."""
 
-    The first ``counts[0]`` kernels belong to the first level, and so on. Logits of later levels
-    are resized, bilinearly.
-    """
-    final = features[0].shape[-2:]
-    levels = zip(features, kernels.split(list(counts)), strict=True)
-    logits = [dynamic_conv(level, part, size) for level, part in levels]
-    return torch.cat([resize(level[:, None], final)[:, 0] for level in logits])
+    values: Tensor  # (n, h, w) float32
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.values.device
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of a mask."""
+        return self.values.shape[1], self.values.shape[2]
+
+    def rows(self, rows: slice, some: Tensor | None = None) -> Tensor:
+        """Some rows (n, rows, w), or of some masks (m,) alone (m, rows, w)."""
+        part = self.values[:, rows]
+        return part if some is None else part.index_select(0, some)
+
+
+MaskLogits = CellKernels | KeptLogits

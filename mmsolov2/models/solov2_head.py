@@ -1,11 +1,9 @@
 """The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
@@ -14,9 +12,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsolov2.models.coordinates import append_coordinates, coordinates
-from mmsolov2.models.decode.candidates import Candidates, MaskLogits, find_candidates
-from mmsolov2.models.decode.results import MASK_FORMATS, to_results
-from mmsolov2.models.dynamic_conv import with_balanced_taps
+from mmsolov2.models.decode.candidates import Candidates, find_candidates
+from mmsolov2.models.decode.points_nms import points_nms
+from mmsolov2.models.decode.results import to_results
+from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
+from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.targets.grid_assigner import positives
@@ -27,29 +27,6 @@ GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
 NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01, override=CATEGORY_PRIOR)
 MaskFeatures = Tensor | Sequence[Tensor]  # (B, E, H/4, W/4), or one a level
-TEST_DEFAULTS = dict(
-    score_thr=0.1,
-    mask_thr=0.5,
-    nms_pre=500,
-    filter_thr=0.05,
-    max_per_img=100,
-    nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
-    mask_format='bitmap',
-    min_mask_pixels=None,
-    symmetric_peaks=False,
-)
-
-
-def keep_peaks(scores: Tensor) -> Tensor:
-    """Zero all scores (B, C, S, S) >= 0 that are not the largest of the 2x2 cells they end."""
-    above = F.pad(scores, (1, 0, 1, 0))
-    above = torch.maximum(above[..., 1:, :], above[..., :-1, :])
-    return scores * (torch.maximum(above[..., 1:], above[..., :-1]) == scores)
-
-
-def keep_symmetric_peaks(scores: Tensor) -> Tensor:
-    """Zero all scores (B, C, S, S) that are not the largest of the 3x3 cells around them."""
-    return scores * (F.max_pool2d(scores, kernel_size=3, stride=1, padding=1) == scores)
 
 
 def flatten_cells(levels: Sequence[Tensor]) -> Tensor:
@@ -70,34 +47,11 @@ def of_type(mask_features: MaskFeatures, dtype: torch.dtype) -> MaskFeatures:
     return [level.to(dtype) for level in mask_features]
 
 
-def per_image(mask_features: MaskFeatures) -> Sequence[Tensor | Sequence[Tensor]]:
+def per_image(mask_features: MaskFeatures) -> Iterable[MaskFeatures]:
     """The mask features of each image: (E, h, w), or such for each level."""
     if isinstance(mask_features, Tensor):
         return mask_features
     return list(zip(*mask_features, strict=True))
-
-
-def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The mask NMS of a config.
-
-    Raises:
-        ValueError: if it names none that is registered, or has settings that it does not know.
-    """
-    name = cfg.get('type') if isinstance(cfg, dict) else None
-    if name is None or (isinstance(name, str) and TASK_UTILS.get(name) is None):
-        ours = sorted(f'mmsolov2.{known}' for known in TASK_UTILS.module_dict if 'NMS' in known)
-        raise ValueError(f'SOLOv2: test_cfg.nms has no type {name!r}; there are {ours}')
-    try:
-        nms = TASK_UTILS.build(cfg)
-        called = nms.forward if isinstance(nms, nn.Module) else nms
-        inspect.signature(called).bind('scores', 'labels', 'masks')
-    except TypeError as error:
-        raise ValueError(
-            f'SOLOv2: test_cfg.nms={dict(cfg)}: {error}; it must be called as nms(scores, labels, '
-            'masks), and where a config changes the type of the one that it inherits, it needs '
-            'nms=dict(_delete_=True, type=...)'
-        ) from error
-    return nms
 
 
 def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleList:
@@ -107,40 +61,6 @@ def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleL
         ConvModule(first, channels, 3, padding=1, **layer)
         for first, layer in zip(before, layers, strict=True)
     )
-
-
-def checked_test_cfg(test_cfg: dict | None) -> dict:
-    """The test settings over their defaults, those of the published models.
-
-    Raises:
-        ValueError: if a setting does not exist, the mask format is unknown, a threshold is not
-            from 0 to 1 or a limit is no whole number of at least 1.
-    """
-    settings = {**TEST_DEFAULTS, **(test_cfg or {})}
-    unknown = sorted(settings.keys() - TEST_DEFAULTS.keys())
-    if unknown:
-        raise ValueError(
-            f'SOLOv2: test_cfg has unknown settings {unknown}; there are '
-            f'{sorted(TEST_DEFAULTS)} (kernel and sigma belong into nms=dict(...))'
-        )
-    if settings['mask_format'] not in MASK_FORMATS:
-        raise ValueError(
-            f'SOLOv2: test_cfg.mask_format must be one of {MASK_FORMATS}, not '
-            f'{settings["mask_format"]!r}'
-        )
-    for name in ('score_thr', 'mask_thr', 'filter_thr'):
-        if not isinstance(settings[name], int | float) or not 0 <= settings[name] <= 1:
-            raise ValueError(
-                f'SOLOv2: test_cfg.{name} must be a number from 0 to 1, not {settings[name]!r}'
-            )
-    for name in ('nms_pre', 'max_per_img', 'min_mask_pixels'):
-        value = settings[name]
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise ValueError(
-                f'SOLOv2: test_cfg.{name} must be a whole number of at least 1, or None, not '
-                f'{value!r}'
-            )
-    return settings
 
 
 @MODELS.register_module()
@@ -175,8 +95,7 @@ class SOLOv2Head(BaseModule):
             and ``max_per_img`` limit the instances before and after it; ``nms`` is the config of
             a mask NMS, ``mask_format`` 'bitmap' or 'rle'. ``min_mask_pixels`` is the smallest
             mask that is kept, in pixels of the mask features; None asks for more than the level's
-            stride, as published. ``symmetric_peaks`` compares a cell with all 8 around it, where
-            the published code looks up and left only.
+            stride, as published.
 
     Raises:
         ValueError: if the levels disagree, the kernel size is even, or a test setting is unknown.
@@ -365,10 +284,10 @@ class SOLOv2Head(BaseModule):
 
         Losses of single pixels, as cross entropy, are averaged over a mask.
         """
-        logits = MaskLogits(features, kernels, self.cell_levels, self.kernel_size)
+        cells = CellKernels(features, kernels, self.cell_levels, self.kernel_size)
 
         def losses(cell: Tensor, instance: Tensor) -> Tensor:
-            loss = self.loss_mask(logits(cell), masks[instance], reduction_override='none')
+            loss = self.loss_mask(cells[cell].logits(), masks[instance], reduction_override='none')
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
         return in_chunks(losses, masks[:1].numel() or 1, *positive)
@@ -390,8 +309,7 @@ class SOLOv2Head(BaseModule):
         Each has n instances, the highest score first: ``scores`` (n,), ``labels`` (n,),
         ``bboxes`` (n, 4) xyxy around the masks, ``masks`` (n, H, W) bool or n RLE dicts.
         """
-        keep = keep_symmetric_peaks if self.test_cfg['symmetric_peaks'] else keep_peaks
-        scores = flatten_cells([keep(level.float().sigmoid()) for level in category_logits])
+        scores = flatten_cells([points_nms(level.float().sigmoid()) for level in category_logits])
         features = per_image(of_type(mask_features, kernels[0].dtype))
         images = zip(scores, flatten_cells(kernels), features, metas, strict=True)
         return [self._predict_image(*image, rescale=rescale) for image in images]
@@ -400,35 +318,19 @@ class SOLOv2Head(BaseModule):
         self, scores: Tensor, kernels: Tensor, features: MaskFeatures, meta: dict, *, rescale: bool
     ) -> InstanceData:
         """Results of an image, of scores (cells, C), kernels (cells, D) and mask features."""
-        cfg = self.test_cfg
-        smallest = cfg['min_mask_pixels']
-        candidates, logits = find_candidates(
+        least = self.test_cfg.min_mask_pixels
+        candidates = find_candidates(
             scores,
-            MaskLogits(features, kernels, self.cell_levels, self.kernel_size),
-            score_thr=cfg['score_thr'],
-            mask_thr=cfg['mask_thr'],
-            smallest=self.cell_strides + 1
-            if smallest is None
-            else torch.full_like(self.cell_strides, smallest),
-            limit=cfg['nms_pre'],
+            CellKernels(features, kernels, self.cell_levels, self.kernel_size),
+            self.cell_strides + 1 if least is None else torch.full_like(self.cell_strides, least),
+            self.test_cfg,
         )
-        best = self._rescore(candidates)
-        logits, cells = logits.to_read(best.cells)
-        return to_results(
-            best.scores,
-            best.labels,
-            best.masks,
-            lambda rows, some: logits.rows(rows, cells[some]).sigmoid(),
-            meta,
-            rescale=rescale,
-            mask_threshold=cfg['mask_thr'],
-            mask_format=cfg['mask_format'],
-        )
+        return to_results(self._rescore(candidates), meta, self.test_cfg, rescale=rescale)
 
     def _rescore(self, candidates: Candidates) -> Candidates:
         """The best candidates after mask NMS, the highest score first."""
         scores = self.nms(candidates.scores, candidates.labels, candidates.masks)
-        kept = (candidates.scores > 0) & (scores >= self.test_cfg['filter_thr'])
+        kept = (candidates.scores > 0) & (scores >= self.test_cfg.filter_thr)
         order = scores.where(kept, -1).argsort(descending=True, stable=True)
-        best = order[: kept.sum()][: self.test_cfg['max_per_img']]
+        best = order[: kept.sum()][: self.test_cfg.max_per_img]
         return replace(candidates, scores=scores)[best]

@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsolov2.models.dynamic_conv import dynamic_conv, dynamic_conv_levels, with_balanced_taps
+from mmsolov2.models import dynamic_conv as module
+from mmsolov2.models.dynamic_conv import (
+    CellKernels,
+    KeptLogits,
+    dynamic_conv,
+    with_balanced_taps,
+)
 
 
 def convolve_by_loops(features, kernels, size):
@@ -87,16 +93,43 @@ def test_kernels_may_be_slices_of_transposed_maps(size):
     torch.testing.assert_close(out, dynamic_conv(features, maps.T[2:5].contiguous(), size))
 
 
-@pytest.mark.parametrize('counts', [(2, 1, 3), (0, 2, 0), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize('levels', [(0, 0, 1, 2, 2, 2), (2, 0, 2, 1), (1, 1), ()], ids=str)
 @pytest.mark.parametrize('size', [1, 3])
-def test_levels_have_kernels_of_their_own(size, counts):
-    levels = [torch.randn(3, 8, 12), torch.randn(3, 8, 12), torch.randn(3, 4, 6)]
-    kernels = torch.randn(sum(counts), 3 * size**2)
-    out = dynamic_conv_levels(levels, kernels, counts, size)
-    assert out.shape == (sum(counts), 8, 12)
-    parts = kernels.split(counts)
-    for level, part, found in zip(levels, parts, out.split(counts), strict=True):
-        for kernel, mask in zip(part, found, strict=True):
-            alone = dynamic_conv(level, kernel[None], size)[None]
-            expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)
-            torch.testing.assert_close(mask, expected[0, 0])
+def test_levels_have_features_of_their_own(size, levels):
+    """Whatever the order of the kernels, and if a level has none."""
+    features = [torch.randn(3, 8, 12), torch.randn(3, 8, 12), torch.randn(3, 4, 6)]
+    kernels = torch.randn(len(levels), 3 * size**2)
+    cells = CellKernels(features, kernels, torch.tensor(levels, dtype=torch.long), size)
+    out = cells.logits()
+    assert out.shape == (len(levels), 8, 12)
+    for level, kernel, mask in zip(levels, kernels, out, strict=True):
+        alone = dynamic_conv(features[level], kernel[None], size)[None]
+        expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)
+        torch.testing.assert_close(mask, expected[0, 0])
+    kept = cells.keep_few()
+    assert isinstance(kept, KeptLogits) and torch.equal(kept.values, out)
+
+
+@pytest.mark.parametrize('rows', [slice(0, 2), slice(1, 7), slice(5, 8), slice(0, 8)], ids=str)
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_rows_are_those_of_the_whole(size, rows):
+    cells = CellKernels(torch.randn(3, 8, 6), torch.randn(4, 3 * size**2), torch.zeros(4), size)
+    some = torch.tensor([2, 0])
+    for logits in (cells, KeptLogits(cells.logits())):
+        torch.testing.assert_close(logits.rows(rows), cells.logits()[:, rows])
+        torch.testing.assert_close(logits.rows(rows, some), cells.logits()[some, rows])
+
+
+def test_logits_are_kept_if_they_are_few(monkeypatch):
+    monkeypatch.setattr(module, 'KEPT_LOGITS', 4 * 8 * 6)
+    cells = CellKernels(torch.randn(3, 8, 6), torch.randn(5, 3), torch.zeros(5))
+    assert cells.keep_few() is cells
+    assert len(cells[torch.arange(4)].keep_few().values) == 4
+
+
+def test_levels_are_kept_however_many_they_are(monkeypatch):
+    """Their rows cannot be computed apart."""
+    monkeypatch.setattr(module, 'KEPT_LOGITS', 0)
+    levels = [torch.randn(3, 8, 6), torch.randn(3, 4, 3)]
+    kept = CellKernels(levels, torch.randn(5, 3), torch.arange(5) % 2).keep_few()
+    assert kept.mask_size == (8, 6) and len(kept) == 5

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
-from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells, keep_peaks, keep_symmetric_peaks
+from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import TASK_UTILS
 from mmsolov2.structures.masks import quarter_masks
@@ -81,43 +81,7 @@ def samples_of(*rectangles, size=IMAGE_SIZE):
 SOME = [(10, 10, 30, 40), (60, 20, 150, 120), (100, 90, 110, 99), (14, 12, 34, 42)]
 OTHERS = [(0, 0, 160, 128), (70, 60, 72, 62)]
 
-# Peaks and cells
-
-
-def peaks_by_loops(scores):
-    """A score stays unless the cell above, the one to the left or the one between is higher."""
-    out = scores.clone()
-    for b, c, y, x in np.ndindex(*scores.shape):
-        block = scores[b, c, max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1]
-        if (block > scores[b, c, y, x]).any():
-            out[b, c, y, x] = 0
-    return out
-
-
-def test_peaks_equal_loops():
-    scores = torch.randint(0, 20, (2, 3, 7, 7)) / 20
-    expected = peaks_by_loops(scores)
-    assert 0 < (expected == scores).float().mean() < 1
-    assert torch.equal(keep_peaks(scores), expected)
-
-
-def test_peaks_by_hand():
-    """A peak looks up and to the left only; equal neighbours both stay."""
-    scores = torch.tensor([[5.0, 4, 6], [5, 1, 2], [3, 2, 9]])
-    assert keep_peaks(scores[None, None])[0, 0].tolist() == [[5, 0, 6], [5, 0, 0], [0, 0, 9]]
-
-
-def test_symmetric_peaks_by_hand():
-    """A peak looks all around; equal neighbours both stay."""
-    scores = torch.tensor([[5.0, 4, 6], [5, 1, 2], [3, 2, 9]])
-    assert keep_symmetric_peaks(scores[None, None])[0, 0].tolist() == [
-        [5, 0, 6],
-        [5, 0, 0],
-        [0, 0, 9],
-    ]
-    falling = torch.tensor([[3.0, 2, 1], [2, 4, 1], [1, 1, 2]])[None, None]
-    assert keep_peaks(falling)[0, 0].tolist() == [[3, 0, 0], [0, 4, 0], [0, 0, 0]]
-    assert keep_symmetric_peaks(falling)[0, 0].tolist() == [[0, 0, 0], [0, 4, 0], [0, 0, 0]]
+# Cells
 
 
 def test_cells_come_level_by_level_and_row_by_row():
@@ -212,7 +176,6 @@ def test_settings_of_testing_have_the_published_defaults():
         nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
         mask_format='bitmap',
         min_mask_pixels=None,
-        symmetric_peaks=False,
     )
     assert head.nms.settings == dict(kernel='gaussian', sigma=2.0, class_agnostic=False)
     assert make_head().test_cfg['max_per_img'] == 100
@@ -618,14 +581,6 @@ def test_the_smallest_mask_can_be_set(smallest, found):
 
 def test_an_empty_mask_is_no_result_however_small_masks_may_be():
     assert len(Drawing().add(0, (0, 0), (0, 0)).results(min_mask_pixels=1)) == 0
-
-
-@pytest.mark.parametrize(('symmetric', 'labels'), [(False, [1, 1]), (True, [1])])
-def test_peaks_all_around(symmetric, labels):
-    """The better cell is below and at the right: the published comparison does not see it."""
-    drawing = Drawing().add(0, (0, 8), (0, 8), cell=(1, 1), logit=1.0, label=1)
-    drawing.add(1, (20, 28), (20, 28), cell=(2, 2), logit=2.0, label=1)
-    assert drawing.results(symmetric_peaks=symmetric).labels.tolist() == labels
 
 
 def test_the_nms_of_the_config_is_used():

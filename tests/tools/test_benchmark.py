@@ -9,8 +9,9 @@ import torch
 from mmengine.structures import InstanceData
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.decode.points_nms import points_nms
 from mmsolov2.models.solov2 import SOLOv2
-from mmsolov2.models.solov2_head import flatten_cells, keep_peaks
+from mmsolov2.models.solov2_head import flatten_cells
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -51,7 +52,7 @@ def start(tmp_path, command, *options):
 )
 def test_as_many_pairs_as_asked_for_pass_the_point_nms(count, num_classes):
     outputs = made(count, num_classes)
-    scores = flatten_cells([keep_peaks(level.sigmoid()) for level in outputs.logits])[0]
+    scores = flatten_cells([points_nms(level.sigmoid()) for level in outputs.logits])[0]
     passed = scores > 0.1
     assert passed.sum() == count
     assert passed.any(1).sum() == min(count, 3872)

@@ -5,96 +5,40 @@ A mask NMS is called as ``nms(scores, labels, masks)`` with scores (n,), labels 
 have lower scores. Thresholds and the choice of the best k are the caller's.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import combinations_with_replacement
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsolov2 import device
+from mmsolov2.models.decode import cpu_blocks
 from mmsolov2.registry import TASK_UTILS
 
-STRIP, CPU_STRIP = 2**26, 2**19  # mask pixels compared at a time, elsewhere and on a CPU
-FEW = 4  # masks of a label that are compared two at a time sooner than in one product
+NMS = Callable[[Tensor, Tensor, Tensor], Tensor]  # scores, labels, masks: scores (n,)
 
 
 def mask_iou(masks: Tensor, labels: Tensor | None = None) -> Tensor:
     """Intersection over union (n, n) float32 of masks (n, h, w) bool; 0 for empty masks.
 
-    With labels (n,) it is 0 between masks of different labels, and costs nothing there on a CPU.
+    With labels (n,) it is 0 between masks of different labels.
     """
+    labels = torch.zeros(len(masks), device=masks.device) if labels is None else labels
     shared = shared_pixels(masks.flatten(1), labels)
     area = shared.diagonal()
     return shared / (area[:, None] + area - shared).clamp(min=1)
 
 
-def shared_pixels(masks: Tensor, labels: Tensor | None) -> Tensor:
+@cpu_blocks.in_blocks(cpu_blocks.shared_pixels)
+def shared_pixels(masks: Tensor, labels: Tensor) -> Tensor:
     """How many pixels each two of masks (n, pixels) bool of the same label share: (n, n) float32.
 
     Computed in float32 even under autocast: areas of large masks overflow in float16.
     """
-    shared = torch.zeros(len(masks), len(masks), device=masks.device)
     with torch.autocast(masks.device.type, enabled=False):
-        if device.on_cpu(masks):
-            for group in groups(labels, len(masks)):
-                count = pair_counts if len(group) <= FEW else sparse_products
-                shared[group[:, None], group] = count(masks.index_select(0, group))
-            return shared
-        for part in masks.split(max(STRIP // max(len(masks), 1), 1), dim=1):
-            part = part.float()
-            shared.addmm_(part, part.T)
-    return shared if labels is None else shared * (labels[:, None] == labels)
-
-
-def groups(labels: Tensor | None, count: int) -> Sequence[Tensor]:
-    """The indices of each label of labels (n,), or all ``count``."""
-    if labels is None:
-        return [torch.arange(count)]
-    order = labels.argsort(stable=True)
-    sizes = labels[order].unique_consecutive(return_counts=True)[1]
-    return order.split(sizes.tolist())
-
-
-def pair_counts(masks: Tensor) -> Tensor:
-    """Pixels that masks (n, pixels) bool share, of each pair by itself: (n, n) float32."""
-    shared, arrays = torch.zeros(len(masks), len(masks)), masks.numpy()
-    for i, j in combinations_with_replacement(range(len(masks)), 2):
-        shared[i, j] = shared[j, i] = int(np.count_nonzero(arrays[i] & arrays[j]))
-    return shared
-
-
-def sparse_products(masks: Tensor) -> Tensor:
-    """Pixels that masks (n, pixels) bool share: (n, n) float32.
-
-    From the first pixel of any to the last, a strip at a time, and in it only masks that have some.
-    """
-    shared = torch.zeros(len(masks), len(masks))
-    masks = masks.view(torch.uint8)
-    used = masks.amax(0).nonzero()[:, 0] if len(masks) else masks.new_zeros(0)
-    if not len(used):
-        return shared
-    masks = masks[:, used[0] : used[-1] + 1]
-    for strip in masks.split(max(CPU_STRIP // len(masks), 1), dim=1):
-        some = strip.amax(1).nonzero()[:, 0]
-        part = strip.index_select(0, some).float()
-        shared[some[:, None], some] += part @ part.T
-    return shared
-
-
-def gaussian_decay(iou: Tensor, worst: Tensor, sigma: float) -> Tensor:
-    """f(iou) / f(worst) for f(iou) = exp(-sigma·iou²), elementwise."""
-    return torch.exp(-sigma * (iou**2 - worst**2))
-
-
-def linear_decay(iou: Tensor, worst: Tensor) -> Tensor:
-    """f(iou) / f(worst) for f(iou) = 1 - iou, elementwise; 1 where f(worst) is 0.
-
-    A suppressor with f(worst) = 0 is surely gone itself and takes nobody with it.
-    """
-    alive = 1 - worst
-    return torch.where(alive > 0, (1 - iou) / alive.clamp(min=1e-12), 1)
+        pixels = masks.float()
+        return (pixels @ pixels.T) * (labels[:, None] == labels)
 
 
 def ranked_overlaps(
@@ -107,11 +51,6 @@ def ranked_overlaps(
     order = scores.argsort(descending=True, stable=True)
     iou = mask_iou(masks, None if class_agnostic else labels)
     return order, iou[order][:, order].triu(1)
-
-
-def best_above(values: Tensor) -> Tensor:
-    """The largest of each column of values (n, n), all at least 0: (n,)."""
-    return F.pad(values, (0, 0, 1, 0)).amax(0)  # the row of 0s: amax refuses empty columns
 
 
 def matrix_nms(
@@ -130,11 +69,13 @@ def matrix_nms(
     2.0 here.
     """
     order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
-    worst = best_above(iou)[:, None]  # how far each suppressor is suppressed itself
+    above = F.pad(iou, (0, 0, 1, 0))  # the row of 0s: amax refuses empty columns
+    compensate_iou = above.amax(0)[:, None]  # how far each suppressor is suppressed itself
     if kernel == 'gaussian':
-        decay = gaussian_decay(iou, worst, sigma)
-    else:
-        decay = linear_decay(iou, worst)
+        decay = torch.exp(-sigma * (iou**2 - compensate_iou**2))
+    else:  # a suppressor with 1 - compensate_iou = 0 is gone itself and takes nobody with it
+        alive = 1 - compensate_iou
+        decay = torch.where(alive > 0, (1 - iou) / alive.clamp(min=1e-12), 1)
     decay = F.pad(decay, (0, 0, 1, 0), value=1.0).amin(0)  # the row of 1s: nobody suppresses
     return in_input_order(scores[order].float() * decay, order)
 
@@ -146,36 +87,21 @@ def hard_nms(
     *,
     iou_thr: float = 0.5,
     class_agnostic: bool = False,
+    greedy: bool = True,
 ) -> Tensor:
-    """Zero each of scores (n,) whose mask overlaps a better one that is kept: scores (n,).
+    """Zero each of scores (n,) whose mask overlaps a better one by more than ``iou_thr``: (n,).
 
-    The greedy rule: whoever overlaps a kept mask of its label by more than ``iou_thr`` goes. A set
-    of kept masks that follows from itself by this rule is the greedy one, so that repeating the
-    rule until nothing changes needs as many rounds as the longest chain of overlaps, not n.
+    Greedy, only by a better one that is kept. A set of kept masks that follows from itself by this
+    rule is the greedy one, so that repeating the rule until nothing changes needs as many rounds as
+    the longest chain of overlaps, not n. Its first round, in which nobody is gone yet, is Fast NMS
+    (YOLACT, Bolya et al., ICCV 2019, section 3.4), which removes a few more.
     """
     order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
     overlapping = iou > iou_thr
-    kept, before = torch.ones_like(labels, dtype=torch.bool), None
-    while before is None or not torch.equal(kept, before):
+    kept, before = ~overlapping.any(0), None
+    while greedy and (before is None or not torch.equal(kept, before)):
         kept, before = ~(overlapping & kept[:, None]).any(0), kept
     return in_input_order(scores[order].float() * kept, order)
-
-
-def fast_nms(
-    scores: Tensor,
-    labels: Tensor,
-    masks: Tensor,
-    *,
-    iou_thr: float = 0.5,
-    class_agnostic: bool = False,
-) -> Tensor:
-    """Zero each of scores (n,) whose mask overlaps a better one, kept or not: scores (n,).
-
-    Fast NMS of YOLACT (Bolya et al., ICCV 2019, section 3.4): in one step, and removing a few more
-    than the greedy rule.
-    """
-    order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
-    return in_input_order(scores[order].float() * (best_above(iou) <= iou_thr), order)
 
 
 def soft_nms(
@@ -213,24 +139,22 @@ def in_input_order(ranked: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(ranked).scatter(0, order, ranked)
 
 
-def check_kernel(name: str, kernel: str, sigma: float) -> None:
-    """Raise ValueError unless kernel and sigma are those of a soft suppression."""
-    if kernel not in ('gaussian', 'linear'):
-        raise ValueError(f"{name}: kernel must be 'gaussian' or 'linear', not {kernel!r}")
-    if not sigma > 0:
-        raise ValueError(f'{name}: sigma must be positive, not {sigma!r}')
-
-
-def check_threshold(name: str, iou_thr: float) -> None:
-    """Raise ValueError unless a threshold is an IoU."""
-    if not 0 <= iou_thr <= 1:
-        raise ValueError(f'{name}: iou_thr must be from 0 to 1, not {iou_thr!r}')
-
-
 class MaskNMS:
-    """A mask NMS with its settings: ``function(scores, labels, masks, **settings)``."""
+    """A mask NMS with its settings: ``function(scores, labels, masks, **settings)``.
 
-    def __init__(self, function: Callable[..., Tensor], **settings) -> None:
+    Raises:
+        ValueError: if the kernel is neither 'gaussian' nor 'linear', sigma is not positive or the
+            threshold is not an IoU.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **settings: Any) -> None:
+        name, kernel = type(self).__name__, settings.get('kernel', 'linear')
+        if kernel not in ('gaussian', 'linear'):
+            raise ValueError(f"{name}: kernel must be 'gaussian' or 'linear', not {kernel!r}")
+        if not settings.get('sigma', 1) > 0:
+            raise ValueError(f'{name}: sigma must be positive, not {settings["sigma"]!r}')
+        if not 0 <= settings.get('iou_thr', 0) <= 1:
+            raise ValueError(f'{name}: iou_thr must be from 0 to 1, not {settings["iou_thr"]!r}')
         self.function = function
         self.settings = settings
 
@@ -251,15 +175,11 @@ class MatrixNMS(MaskNMS):
         kernel: 'gaussian', f(iou) = exp(-sigma·iou²), or 'linear', f(iou) = 1 - iou.
         sigma: strength of the gaussian kernel; it multiplies (2.0 here is the paper's 0.5).
         class_agnostic: suppress between classes too, against duplicates of different labels.
-
-    Raises:
-        ValueError: if the kernel is neither, or sigma is not positive.
     """
 
     def __init__(
         self, kernel: str = 'gaussian', sigma: float = 2.0, class_agnostic: bool = False
     ) -> None:
-        check_kernel('MatrixNMS', kernel, sigma)
         super().__init__(matrix_nms, kernel=kernel, sigma=sigma, class_agnostic=class_agnostic)
 
 
@@ -270,13 +190,9 @@ class HardMaskNMS(MaskNMS):
     Args:
         iou_thr: overlaps above it remove, from 0 to 1.
         class_agnostic: remove between classes too.
-
-    Raises:
-        ValueError: if the threshold is not an IoU.
     """
 
     def __init__(self, iou_thr: float = 0.5, class_agnostic: bool = False) -> None:
-        check_threshold('HardMaskNMS', iou_thr)
         super().__init__(hard_nms, iou_thr=iou_thr, class_agnostic=class_agnostic)
 
 
@@ -287,14 +203,11 @@ class FastMaskNMS(MaskNMS):
     Args:
         iou_thr: overlaps above it remove, from 0 to 1.
         class_agnostic: remove between classes too.
-
-    Raises:
-        ValueError: if the threshold is not an IoU.
     """
 
     def __init__(self, iou_thr: float = 0.5, class_agnostic: bool = False) -> None:
-        check_threshold('FastMaskNMS', iou_thr)
-        super().__init__(fast_nms, iou_thr=iou_thr, class_agnostic=class_agnostic)
+        once = partial(hard_nms, greedy=False)
+        super().__init__(once, iou_thr=iou_thr, class_agnostic=class_agnostic)
 
 
 @TASK_UTILS.register_module()
@@ -307,9 +220,6 @@ class SoftMaskNMS(MaskNMS):
         sigma: strength of the gaussian kernel; it multiplies, as in ``MatrixNMS``.
         iou_thr: overlaps up to it do not decay with the linear kernel, from 0 to 1.
         class_agnostic: decay between classes too.
-
-    Raises:
-        ValueError: if the kernel is neither, sigma is not positive or the threshold is not an IoU.
     """
 
     def __init__(
@@ -319,8 +229,6 @@ class SoftMaskNMS(MaskNMS):
         iou_thr: float = 0.3,
         class_agnostic: bool = False,
     ) -> None:
-        check_kernel('SoftMaskNMS', kernel, sigma)
-        check_threshold('SoftMaskNMS', iou_thr)
         super().__init__(
             soft_nms, kernel=kernel, sigma=sigma, iou_thr=iou_thr, class_agnostic=class_agnostic
         )

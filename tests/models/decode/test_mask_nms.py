@@ -9,7 +9,7 @@ import torch
 from mmdet.models.layers import mask_matrix_nms
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmsolov2 import device
+from mmsolov2.models.decode import cpu_blocks, mask_nms
 from mmsolov2.models.decode.mask_nms import (
     FastMaskNMS,
     HardMaskNMS,
@@ -387,7 +387,7 @@ def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
 )
 def test_rescoring_never_waits_for_the_device(nms, monkeypatch):
     """Fake tensors have no values. The greedy rule alone asks whether it is done."""
-    monkeypatch.setattr(device, 'on_cpu', lambda tensor: False)
+    monkeypatch.setattr(mask_nms, 'shared_pixels', mask_nms.shared_pixels.__wrapped__)
     with FakeTensorMode():
         labels, masks = torch.zeros(5, dtype=torch.long), torch.zeros(5, 4, 4, dtype=torch.bool)
         assert nms(torch.zeros(5), labels, masks).shape == (5,)
@@ -401,11 +401,17 @@ def test_overlaps_of_drawn_masks():
     torch.testing.assert_close(mask_iou(CHAIN), expected)
 
 
-def test_overlaps_of_few_and_of_many_masks_of_a_label():
-    """1 to 9 masks of a label: pairs and products, beside counts of every two."""
+@pytest.mark.parametrize('strip', [40, 2**20])
+@pytest.mark.parametrize('way', ['blocks', 'whole'])
+def test_overlaps_of_few_and_of_many_masks_of_a_label(way, strip, monkeypatch):
+    """1 to 9 masks of a label, beside counts of every two."""
+    monkeypatch.setattr(cpu_blocks, 'STRIP', strip)
+    if way == 'whole':
+        monkeypatch.setattr(mask_nms, 'shared_pixels', mask_nms.shared_pixels.__wrapped__)
     labels = torch.arange(1, 10).repeat_interleave(torch.arange(1, 10))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     masks = torch.rand(len(labels), 5, 7, generator=torch.Generator().manual_seed(1)) < 0.4
+    masks[:, 2:4] = False
     expected = torch.zeros(len(labels), len(labels))
     for i, j in product(range(len(labels)), repeat=2):
         if labels[i] == labels[j]:
