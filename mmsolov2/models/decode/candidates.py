@@ -12,6 +12,7 @@ from mmsolov2.models.decode import cpu_blocks
 from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, MaskLogits
 
 OVERLAP_BYTES = 24  # of each two candidates in mask NMS: six float32
+PIXEL_BYTES = dict(cpu=1)  # of a mask; elsewhere its logits and probabilities are there at once
 
 
 @dataclass
@@ -83,9 +84,10 @@ def find_candidates(
     scores = scores[cells, labels]
     limit = cfg.nms_pre or max(len(scores), 1)
     count = min(len(scores), limit)
+    pixels = PIXEL_BYTES.get(scores.device.type, 13) * math.prod(kernels.mask_size)
     check_memory(
         scores.device,
-        count * (math.prod(kernels.mask_size) + OVERLAP_BYTES * count),
+        count * (pixels + OVERLAP_BYTES * count),
         f'{count} candidates of one image',
         'set model.test_cfg.nms_pre to a number of candidates, as 500, or raise '
         'model.test_cfg.score_thr',
