@@ -12,8 +12,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmsolov2.apis.inference import load_config
-from mmsolov2.cli.config import CONFIG_FOLDERS
+from mmsolov2.cli.config import CONFIG_FOLDERS, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.state_dicts import mismatches, state_dict_of
@@ -399,7 +398,7 @@ def shipped_models() -> dict[str, dict]:
     """The model of every COCO config that mmsolov2 ships, by the config's name."""
     root = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
     names = sorted(path.relative_to(root).as_posix() for path in root.glob('solov2/*.py'))
-    return {name: load_config(name).model.to_dict() for name in names}
+    return {name: open_config(name).model.to_dict() for name in names}
 
 
 DEFAULTS = dict(  # of the classes, where a config says nothing
@@ -459,7 +458,7 @@ def config_lines(name: str, overrides: Mapping) -> str:
 
 def require_complete(weights: Mapping[str, Tensor], name: str, overrides: Mapping) -> None:
     """Raise InputError unless weights are all that a config's model has, in the same shapes."""
-    config = load_config(name)
+    config = open_config(name)
     config.merge_from_dict(dict(model=copy.deepcopy(overrides)))
     init_default_scope('mmdet')
     try:
