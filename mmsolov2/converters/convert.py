@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from mmengine.registry import init_default_scope
@@ -222,7 +222,7 @@ def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:
         raise InputError(
             'this is a checkpoint of mmsolov2 already: use it as it is, there is nothing to convert'
         )
-    return {new: torch.as_tensor(state_dict[name]) for name, new in pairs.items()}
+    return {new: torch.as_tensor(state_dict[name]) for name, new in pairs.items() if new}
 
 
 def _left_over(left: list[str], source: Format) -> InputError:
@@ -263,10 +263,10 @@ def for_balanced_taps(weights: dict[str, Tensor], size: int) -> dict[str, Tensor
     return weights | {name: value.to(weights[name].dtype) for name, value in scaled.items()}
 
 
-class Shapes(dict):
+class Shapes(dict[str, tuple[int, ...]]):
     """Shapes of weights by their names; one that is missing is an error for the user."""
 
-    def __missing__(self, name: str):
+    def __missing__(self, name: str) -> NoReturn:
         raise InputError(f'the file is incomplete, {name} is missing: take the whole file')
 
     def count(self, before: str, after: str) -> int:
@@ -290,7 +290,9 @@ def model_settings(weights: Mapping[str, Tensor], convention: Convention) -> dic
 
 
 STAGES = (1, 2, 3, 4)
-DEPTHS = {  # whether blocks are bottlenecks, and blocks in each stage
+DEPTHS: dict[
+    tuple[bool, tuple[int, ...]], int
+] = {  # whether blocks are bottlenecks, and blocks in each stage
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -438,11 +440,11 @@ def differences(settings: Mapping, config: Mapping) -> dict:
     return found
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _size(settings) -> int:
+def _size(settings: object) -> int:
     """The number of settings in nested dicts."""
     return sum(map(_size, settings.values())) if isinstance(settings, Mapping) else 1
 
@@ -533,14 +535,12 @@ def convert(checkpoint: Mapping) -> Conversion:
 
 def _convention(source: Format, entries: Mapping) -> Convention:
     """The format's input, with the mean and the scale that the file itself may have."""
-    own = {
-        name.removeprefix('pixel_'): [
-            round(value, 3) for value in torch.as_tensor(entries[name]).flatten().tolist()
-        ]
-        for name in DROPPED
-        if name in entries
-    }
-    return source.convention._replace(**own)
+    usual = source.convention
+    mean, std = (
+        [round(value, 3) for value in torch.as_tensor(entries.get(name, own)).flatten().tolist()]
+        for name, own in (('pixel_mean', usual.mean), ('pixel_std', usual.std))
+    )
+    return usual._replace(mean=mean, std=std)
 
 
 def _class_names(meta: Mapping, count: int) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Extent(NamedTuple):
     area: float  # of the polygons, as if none overlapped
 
 
-def extent_of(polygons: Sequence[list]) -> Extent | None:
+def extent_of(polygons: Sequence[object]) -> Extent | None:
     """The extent of polygons (x, y, x, y, …); None if one of them is none."""
     left = top = math.inf
     right = bottom = -math.inf
@@ -157,7 +157,7 @@ def _is_coordinate(value: object) -> bool:
         return isinstance(value, list | dict)  # the shape tells
 
 
-def _is_rle(value: object) -> bool:
+def _is_rle(value: object) -> TypeGuard[dict]:
     return isinstance(value, dict) and 'counts' in value
 
 
@@ -185,7 +185,7 @@ def flat(part: object) -> list[float] | None:
 def _number(value: object) -> float:
     if isinstance(value, str):
         return float(value)
-    if type(value) in (int, float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise TypeError(value)
 
@@ -203,9 +203,10 @@ def kind_of(value: object) -> str:
     """What JSON calls the type of a value."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds = {str: 'text', list: 'list', dict: 'object', int: 'number', float: 'number'}
-    kind = kinds.get(type(value), type(value).__name__)
-    return f'{kind} of {sorted(value)[:5]}' if kind == 'object' else kind
+    if isinstance(value, dict):
+        return f'object of {sorted(value)[:5]}'
+    kinds = {str: 'text', list: 'list', int: 'number', float: 'number'}
+    return kinds.get(type(value), type(value).__name__)
 
 
 # RLE

@@ -12,13 +12,11 @@ def coordinates(features: Tensor) -> Tensor:
     """
     height, width = features.shape[-2:]
     precise = torch.promote_types(features.dtype, torch.float32)
-    like = dict(dtype=precise, device=features.device)
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, **like),
-        torch.linspace(-1, 1, width, **like),
-        indexing='ij',
+    y, x = (
+        torch.linspace(-1, 1, side, dtype=precise, device=features.device)
+        for side in (height, width)
     )
-    return torch.stack([x, y]).expand(len(features), -1, -1, -1)
+    return torch.stack(torch.meshgrid(x, y, indexing='xy')).expand(len(features), -1, -1, -1)
 
 
 def append_coordinates(features: Tensor, xy: Tensor | None = None) -> Tensor:

@@ -74,17 +74,17 @@ def check_instances(instances: InstanceData, name: str) -> None:
         raise InputError(f'{name}: {counts}: every instance needs one of each')
 
 
-def is_mask(masks) -> bool:
+def is_mask(masks: object) -> bool:
     """Whether these can be masks of instances."""
     return isinstance(masks, BaseInstanceMasks) or (isinstance(masks, Tensor) and masks.dim() == 3)
 
 
-def is_label(labels) -> bool:
+def is_label(labels: object) -> bool:
     """Whether these can be labels of instances."""
     return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1
 
 
-def is_box(boxes) -> bool:
+def is_box(boxes: object) -> bool:
     """Whether these can be boxes of instances."""
     return isinstance(boxes, Tensor) and boxes.shape[1:] == (4,)
 

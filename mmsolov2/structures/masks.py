@@ -1,7 +1,7 @@
 """What every part does with instance masks: boxes, centres of mass, other sizes, RLE."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -41,9 +41,9 @@ def pixel_counts(masks: Tensor) -> tuple[Tensor, Tensor]:
     if width % 4:
         masks = F.pad(masks, (0, -width % 4))
     words = masks.flatten().view(torch.int32).view(*masks.shape[:2], masks.shape[2] // 4)
-    rows = sum(four(part.sum(2, dtype=torch.int32)).sum(2) for part in words.split(PIECE, 2))
-    columns = sum(four(part.sum(1, dtype=torch.int32)).long() for part in words.split(PIECE, 1))
-    return rows, columns.flatten(1)[:, :width]
+    rows = [four(part.sum(2, dtype=torch.int32)).sum(2) for part in words.split(PIECE, 2)]
+    columns = [four(part.sum(1, dtype=torch.int32)).long() for part in words.split(PIECE, 1)]
+    return torch.stack(rows).sum(0), torch.stack(columns).sum(0).flatten(1)[:, :width]
 
 
 PIECE = 96  # int32 words of four 0/1 bytes that are added up before a byte could overflow, at 127
@@ -77,7 +77,15 @@ def quarter_masks(masks: Tensor) -> Tensor:
     return rows[..., 1::4] + rows[..., 2::4] >= 2
 
 
-def padded_masks(masks, size: Sequence[int], device: torch.device) -> Tensor:
+class InstanceMasks(Protocol):
+    """What mmdet's BitmapMasks and PolygonMasks have in common."""
+
+    def to_ndarray(self) -> np.ndarray: ...
+
+
+def padded_masks(
+    masks: Tensor | InstanceMasks, size: Sequence[int], device: torch.device
+) -> Tensor:
     """Instance masks, mmdet's or a tensor, padded at the right and below: (n, *size) bool.
 
     Without a copy where there is nothing to pad or to convert: never to be written to.
