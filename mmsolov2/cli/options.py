@@ -42,6 +42,9 @@ def read_value(text: str) -> object:
     and quotes around brackets are left out. As Python does, ``[dict(type='EMAHook')]``,
     ``{'a': 1}`` and ``'one, word'``.
 
+    >>> read_value('[a,(1,2.5)]'), read_value('none,1e-3'), read_value('dict(type=EMAHook)')
+    (['a', (1, 2.5)], ['none', 0.001], {'type': 'EMAHook'})
+
     Raises:
         ValueError: if brackets or quotes do not match.
     """

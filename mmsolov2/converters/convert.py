@@ -40,7 +40,11 @@ class Format(NamedTuple):
 
 
 def renamed(name: str, rules: Iterable[tuple[str, str | Callable]]) -> str | None:
-    """A name after the first rule that fits all of it; None if none does."""
+    """A name after the first rule that fits all of it; None if none does.
+
+    >>> renamed('backbone.fpn_output3.weight', ADELAIDET.rules)
+    'neck.fpn_convs.1.conv.weight'
+    """
     for pattern, new in rules:
         match = re.fullmatch(pattern, name)
         if match:

@@ -60,7 +60,11 @@ def _some(ids: Iterable) -> str:
 
 
 def identity(value: object) -> int | str | None:
-    """An id as it is compared: whole numbers and their texts are one. None if it is no id."""
+    """An id as it is compared: whole numbers and their texts are one. None if it is no id.
+
+    >>> [identity(value) for value in (7, '7', 7.0, '007', 'cat', 7.5, True)]
+    [7, 7, 7, '007', 'cat', None, None]
+    """
     if type(value) is int:
         return value
     if isinstance(value, str) and value:

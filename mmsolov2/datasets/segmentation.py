@@ -81,6 +81,9 @@ def read_segmentation(value: object) -> tuple[list | dict, bool]:
     no polygons are left out, and the second value says whether there were any. Empty if there is
     nothing in it.
 
+    >>> read_segmentation([[1, 2], [3, 4], [5, 6]]), read_segmentation([['1', 2, 3, 4, 5, 6], [7]])
+    (([[1, 2, 3, 4, 5, 6]], False), ([[1.0, 2, 3, 4, 5, 6]], True))
+
     Raises:
         ShapeError: if it can be read in no or in several ways.
     """

@@ -121,7 +121,11 @@ def mean_above(values: np.ndarray) -> float:
 
 
 def greedy_ious(ious: np.ndarray) -> np.ndarray:
-    """The IoU (n,) that each of n boxes has with its own one of k, the best pairs first: (n, k)."""
+    """The IoU (n,) that each of n boxes has with its own one of k, the best pairs first: (n, k).
+
+    >>> greedy_ious(np.array([[0.9, 0.8], [0.7, 0.1]])).tolist()
+    [0.9, 0.1]
+    """
     ious, found = ious.copy(), np.zeros(len(ious))
     for _ in range(min(ious.shape)):
         truth, box = np.unravel_index(ious.argmax(), ious.shape)

@@ -9,6 +9,9 @@ def coordinates(features: Tensor) -> Tensor:
 
     The first column is at x = -1 and the last at x = 1, whatever the size (SOLOv2, section 3.1;
     CoordConv, Liu et al., NeurIPS 2018). In float32 at least: half precision's steps do not add up.
+
+    >>> coordinates(torch.zeros(1, 8, 2, 3)).tolist()
+    [[[[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]], [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]]
     """
     height, width = features.shape[-2:]
     precise = torch.promote_types(features.dtype, torch.float32)
