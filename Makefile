@@ -18,6 +18,7 @@ test: lint
 lint: $(VENV)/installed
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --diff
+	$(BIN)/python -m mypy
 	$(BIN)/python -m codespell_lib
 
 format: $(VENV)/installed

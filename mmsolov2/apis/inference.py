@@ -55,7 +55,8 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     Raises:
         InputError: if an input gives no image.
     """
-    found, others = {}, set()
+    found: dict[str, Path] = {}  # by their places
+    others: set[str] = set()
     for name in inputs:
         images, left = _expand(os.path.expanduser(name))
         for path in images:
@@ -239,13 +240,10 @@ def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
     count = config.model.mask_head.num_classes
     numbered = [f'class {number}' for number in range(1, count + 1)]
     candidates = (stored.get('classes'), known.get('classes'), numbered)
-    classes = next(names for names in candidates if _are_names(names, count))
-    return dict(classes=tuple(classes), palette=known.get('palette', 'random'))
-
-
-def _are_names(value, count: int) -> bool:
-    """Whether a value holds that many names."""
-    return isinstance(value, list | tuple) and len(value) == count
+    classes = next(
+        tuple(each) for each in candidates if isinstance(each, list | tuple) and len(each) == count
+    )
+    return dict(classes=classes, palette=known.get('palette', 'random'))
 
 
 # Predictions

@@ -103,12 +103,12 @@ class CheckedRunner(Runner):
         """What messages call this training: its config's file, if it has one."""
         return self.cfg.filename or 'training'
 
-    def call_hook(self, fn_name: str, **kwargs) -> None:
+    def call_hook(self, fn_name: str, **kwargs: object) -> None:
         """Let the hooks do what is due, and note when training begins."""
         self.begun = self.begun or fn_name == 'before_train_epoch'
         super().call_hook(fn_name, **kwargs)
 
-    def build_train_loop(self, loop) -> BaseLoop:
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop.
 
         Raises:
@@ -124,7 +124,7 @@ class CheckedRunner(Runner):
             )
         return loop
 
-    def build_param_scheduler(self, scheduler) -> list | dict:
+    def build_param_scheduler(self, scheduler: list | dict) -> list | dict:
         """Build schedulers, and warn of a warm-up that the training ends in."""
         schedulers = super().build_param_scheduler(scheduler)
         parts = schedulers.values() if isinstance(schedulers, dict) else [schedulers]

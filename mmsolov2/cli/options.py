@@ -12,10 +12,16 @@ QUOTES = ('"', "'")
 class OptionsAction(argparse.Action):
     """Read ``key=value`` words into a dict, or say what cannot be read."""
 
-    def __call__(self, parser, namespace, values: Sequence[str], option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:
         """Add the words to the namespace's dict, or end with the parser's error."""
         options = dict(getattr(namespace, self.dest) or {})
-        for text in values:
+        for text in values or ():
             key, _, value = text.partition('=')
             try:
                 if not key or key == text:
@@ -35,6 +41,9 @@ def read_value(text: str) -> object:
     As mmengine reads them, ``1``, ``1e-3``, ``true``, ``None``, ``word``, ``a,b``, ``[a,(1,2)]``,
     and quotes around brackets are left out. As Python does, ``[dict(type='EMAHook')]``,
     ``{'a': 1}`` and ``'one, word'``.
+
+    >>> read_value('[a,(1,2.5)]'), read_value('none,1e-3'), read_value('dict(type=EMAHook)')
+    (['a', (1, 2.5)], ['none', 0.001], {'type': 'EMAHook'})
 
     Raises:
         ValueError: if brackets or quotes do not match.
@@ -89,7 +98,9 @@ def _outline(text: str) -> dict[int, str]:
 
     An apostrophe within a word is no quote.
     """
-    outline, waiting, before = {}, [], ','
+    outline: dict[int, str] = {}
+    waiting: list[str] = []  # what closes the brackets and quotes that are open
+    before = ','
     for index, char in enumerate(text):
         outermost = not waiting
         if waiting and char == waiting[-1]:

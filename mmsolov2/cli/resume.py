@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -67,12 +68,12 @@ def _hinders_resuming(runner: Runner, checkpoint: Mapping) -> str | None:
     return _other_optimizer(runner.optim_wrapper.state_dict(), checkpoint.get('optimizer'))
 
 
-def _has(value, kind: type, *keys: str) -> bool:
+def _has(value: object, kind: type, *keys: str) -> TypeGuard[dict]:
     """Whether a value of a file is a dict that has values of a type under certain keys."""
     return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key in keys)
 
 
-def _classes(meta) -> list[str]:
+def _classes(meta: object) -> list[str]:
     """The names of classes in the meta of a data set, of mmdet 2 or 3; none if it has none."""
     if not isinstance(meta, Mapping):
         return []
@@ -91,7 +92,7 @@ def _other_classes(theirs: list[str], ours: list[str]) -> str:
     return f'its training had the class {old!r} where this config has {new!r}'
 
 
-def _other_optimizer(ours: Mapping, theirs) -> str | None:
+def _other_optimizer(ours: Mapping, theirs: object) -> str | None:
     """What tells the state of another optimizer apart; None if nothing does, or there are several.
 
     Releases of torch add settings to an optimizer and take none away, so that only another one
@@ -113,7 +114,7 @@ def _other_optimizer(ours: Mapping, theirs) -> str | None:
     return None
 
 
-def _groups(state) -> tuple[list[int], set[str]]:
+def _groups(state: object) -> tuple[list[int], set[str]]:
     """The numbers of parameters in an optimizer's groups, and the names of its settings."""
     found = state.get('param_groups') if isinstance(state, Mapping) else None
     groups = [group for group in found or () if _has(group, list, 'params')]

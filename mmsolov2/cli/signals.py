@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 
 NAMES = ('SIGHUP', 'SIGINT', 'SIGTERM')
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -45,14 +46,14 @@ def stop_on_signals(*, within: float | None = None) -> None:
         )
 
 
-def _stop(number: int, frame) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     for each in (*SIGNALS, getattr(signal, 'SIGCHLD', number)):  # torch raises when a worker ends
         signal.signal(each, _pass)
     os.write(2, f'stopped by {signal.Signals(number).name}\n'.encode())  # print() may be at work
     raise Stopped(128 + number)
 
 
-def _pass(number: int, frame) -> None:
+def _pass(number: int, frame: FrameType | None) -> None:
     """Do nothing, also for a signal that has come already, of which SIG_IGN makes Python speak."""
 
 

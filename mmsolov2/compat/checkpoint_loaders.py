@@ -1,5 +1,6 @@
 """Reading checkpoints: safely, and with errors that say what is wrong with the file."""
 
+import logging
 import math
 import os
 import pickle
@@ -17,8 +18,9 @@ import torch
 from mmengine.dist import barrier, is_distributed
 from mmengine.runner import checkpoint as stock
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
 from torch.cuda import OutOfMemoryError
+from torch.serialization import MAP_LOCATION
 
 from mmsolov2.compat.checkpoint_types import checked_types
 from mmsolov2.errors import InputError
@@ -46,7 +48,7 @@ class DamagedFileError(InputError):
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(filename: str, map_location=None) -> dict:
+def load_from_local(filename: str, map_location: MAP_LOCATION = None) -> dict:
     """Load a checkpoint file with torch's safe loader: its dict.
 
     Takes the place of mmengine's loader of local files, which before torch 2.6 runs what a file
@@ -61,10 +63,10 @@ def load_from_local(filename: str, map_location=None) -> dict:
         raise InputError(f'{filename}: there is no such checkpoint; check the path')
     try:
         checkpoint = _load(filename, map_location)
-        broken = _not_finite(checkpoint) if isinstance(checkpoint, Mapping) else []
+        broken = _not_finite(checkpoint) if isinstance(checkpoint, dict) else []
     except Exception as error:
         raise _reason(filename, error) from error
-    if not isinstance(checkpoint, Mapping):
+    if not isinstance(checkpoint, dict):
         raise InputError(
             f'{filename}: this file holds a value of type {type(checkpoint).__name__}, not a '
             'checkpoint: pass a file that holds a state dict'
@@ -81,7 +83,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
     return checkpoint
 
 
-def _load(filename: str, map_location):
+def _load(filename: str, map_location: MAP_LOCATION) -> object:
     """What torch's safe loader makes of a file that does not grow when it is read.
 
     The sizes are asked of zipfile, and torch reads with other code: both must see the same records.
@@ -133,7 +135,7 @@ def _start(filename: str) -> bytes:
 
 
 @CheckpointLoader.register_scheme(prefixes=ADDRESSES, force=True)
-def load_from_http(address: str, map_location=None) -> dict:
+def load_from_http(address: str, map_location: MAP_LOCATION = None) -> dict:
     """Download a checkpoint into torch's cache and load it with its safe loader: its dict.
 
     Takes the place of mmengine's loader of addresses, which runs what a file says. The first
@@ -150,7 +152,7 @@ def load_from_http(address: str, map_location=None) -> dict:
         try:
             _download(address, filename)
         except Exception as error:  # noqa: BLE001 of any kind: the others are waiting
-            reason = error
+            reason = str(error)
     barrier()
     if not os.path.isfile(filename):
         raise InputError(f'{address}: it cannot be downloaded: {reason}')
@@ -178,7 +180,7 @@ stock.load_from_http = load_from_http  # what mmengine's aliases, as open-mmlab:
 
 
 @CheckpointLoader.register_scheme(prefixes=('torchvision://', 'modelzoo://'), force=True)
-def load_from_torchvision(alias: str, map_location=None) -> dict:
+def load_from_torchvision(alias: str, map_location: MAP_LOCATION = None) -> dict:
     """Download weights by torchvision's name for them, as in ``torchvision://resnet50``.
 
     Takes the place of mmengine's loader, which wants torchvision installed even for the addresses
@@ -200,7 +202,12 @@ def load_from_torchvision(alias: str, map_location=None) -> dict:
         ) from error
 
 
-def load_matching_state_dict(module, state_dict, strict=False, logger=None) -> None:
+def load_matching_state_dict(
+    module: nn.Module,
+    state_dict: Mapping,
+    strict: bool = False,
+    logger: logging.Logger | None = None,
+) -> None:
     """Mmengine's load_state_dict, which only logs what does not fit, for a SOLOv2 that half fits.
 
     Takes its place where mmengine loads files. A call of ``load_state_dict`` of the model is

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
+from typing import SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +25,17 @@ STATISTICS = ('min', 'max', 'mean', 'current')
 LOCK = threading.RLock()  # torch's list, and the count of histories, are those of the whole process
 
 
-def named(path: str) -> Callable:
+Named = TypeVar('Named', bound=Callable)
+Listed = Callable | tuple[Callable, str]  # what torch lists as safe: a pair has its name in files
+
+
+def named(path: str) -> Callable[[Named], Named]:
     """Give a class or function the name by which a pickle asks for it.
 
     torch lists what is safe by its ``__qualname__``, before 2.6 by its ``__name__``.
     """
 
-    def rename(target):
+    def rename(target: Named) -> Named:
         target.__module__, target.__qualname__ = path.rsplit('.', maxsplit=1)
         target.__name__ = target.__qualname__
         return target
@@ -43,8 +48,9 @@ class Dtype:
     """A type of plain numbers, in place of ``numpy.dtype``."""
 
     __slots__ = ('plain',)
+    plain: np.dtype
 
-    def __new__(cls, code: str, align=False, copy=False):
+    def __new__(cls, code: str, align: bool = False, copy: bool = False) -> 'Dtype':
         if type(code) is not str or code not in NUMBERS:
             raise UnpicklingError(f'numpy.dtype({code if type(code) is str else type(code)!r})')
         self = super().__new__(cls)
@@ -64,7 +70,7 @@ class Dtype:
 class Array(np.ndarray):
     """An array of plain numbers, filled once, which is saved and copied as ``numpy.ndarray``."""
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: object, **kwargs: object) -> 'Array':
         raise UnpicklingError('numpy.ndarray called with arguments')
 
     def __setstate__(self, state: tuple) -> None:
@@ -85,7 +91,7 @@ class Array(np.ndarray):
         raw = np.frombuffer(raw, dtype.plain).astype(native).tobytes()
         super().__setstate__((1, shape, native, is_fortran, raw))
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple:
         return np.asarray(self).__reduce_ex__(protocol)
 
 
@@ -118,7 +124,7 @@ class History(HistoryBuffer):
 
     unfilled = 0  # how many have no state yet
 
-    def __new__(cls):
+    def __new__(cls) -> 'History':
         History.unfilled += 1
         return super().__new__(cls)
 
@@ -164,20 +170,23 @@ def statistic(owner: type, name: str) -> str:
 
 def _alias(path: str, function: Callable) -> Callable:
     """A function under another name; torch wants an object of its own for each."""
-    return named(path)(function)
+
+    def stand_in(*args: object) -> object:
+        return function(*args)
+
+    return named(path)(stand_in)
 
 
-STAND_INS = [
+STAND_INS: list[Listed] = [
     Dtype,
     Array,
     History,
     _alias('_codecs.encode', encode),  # torch lists its own since 2.5, and prefers it
     _alias('builtins.getattr', statistic),
-    *(
-        _alias(f'{package}.multiarray.{name}', function)
-        for package in ('numpy.core', 'numpy._core')  # of NumPy 1 and of NumPy 2
-        for name, function in dict(_reconstruct=reconstruct, scalar=scalar).items()
-    ),
+    _alias('numpy.core.multiarray._reconstruct', reconstruct),  # of NumPy 1
+    _alias('numpy.core.multiarray.scalar', scalar),
+    _alias('numpy._core.multiarray._reconstruct', reconstruct),  # of NumPy 2
+    _alias('numpy._core.multiarray.scalar', scalar),
 ]
 
 
@@ -204,13 +213,13 @@ def checked_types() -> Iterator[None]:
             raise UnpicklingError('HistoryBuffer without a state')
 
 
-def _name(listed) -> str:
-    """The name in files of what is listed as safe: a class, a function, or a pair with its name."""
+def _name(listed: Listed) -> str:
+    """The name in files of what is listed as safe."""
     if isinstance(listed, tuple):
         return listed[1]
     return f'{listed.__module__}.{listed.__qualname__}'
 
 
-def _list_safe(types: list) -> None:
+def _list_safe(types: list[Listed]) -> None:
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(types)

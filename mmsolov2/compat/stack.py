@@ -8,8 +8,12 @@ import importlib.util
 import os
 import sys
 import types
+from collections.abc import Callable
+from typing import NoReturn
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mmsolov2.compat.checkpoint_types import STAND_INS
 from mmsolov2.errors import MissingOpError
@@ -46,11 +50,11 @@ def has_compiled_ops() -> bool:
 class MissingOps(types.ModuleType):
     """Stands in for ``mmcv._ext``: has every operator, and each raises when it is called."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         if name.startswith('__'):
             raise AttributeError(name)
 
-        def missing_op(*args, **kwargs):
+        def missing_op(*args: object, **kwargs: object) -> NoReturn:
             raise MissingOpError(
                 f"mmcv's compiled operator {name!r} is needed, but mmcv-lite has none: "
                 'install mmcv>=2.0.0rc4,<2.2 in place of mmcv-lite, or choose layers without it'
@@ -96,7 +100,7 @@ def focal_loss_without_ops() -> None:
     """
     from mmdet.models.losses import focal_loss
 
-    def sigmoid_focal_loss(pred, target, *args, **kwargs):
+    def sigmoid_focal_loss(pred: Tensor, target: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Focal loss of logits (n, C) with labels (n,); label C is the background."""
         one_hot = torch.nn.functional.one_hot(target, num_classes=pred.size(1) + 1)
         return focal_loss.py_sigmoid_focal_loss(pred, one_hot[:, :-1], *args, **kwargs)
@@ -117,11 +121,12 @@ def keep_thin_images() -> None:
 
     original, flip = geometric._scale_size, mmcv.imflip
 
-    def scale_size(size: tuple[int, int], scale) -> tuple[int, int]:
+    def scale_size(size: tuple[int, int], scale: float | tuple[float, float]) -> tuple[int, int]:
         """The scaled (width, height), at least one pixel each."""
-        return tuple(max(side, 1) for side in original(size, scale))
+        width, height = original(size, scale)
+        return max(width, 1), max(height, 1)
 
-    def imflip(image, direction: str = 'horizontal'):
+    def imflip(image: np.ndarray, direction: str = 'horizontal') -> np.ndarray:
         """The flipped image; of a line, a copy."""
         flipped = flip(image, direction)
         return flipped.copy() if 1 in image.shape[:2] else flipped
@@ -136,19 +141,25 @@ def take_rle() -> None:
     Why: both call methods of bitmaps on them, so that ``test_cfg.mask_format='rle'`` ends in an
     AttributeError. Can go when mmdet takes RLE there, as its CocoMetric does.
     """
-    from mmdet.apis import det_inferencer
+    from mmdet.apis import DetInferencer, det_inferencer
+    from mmdet.structures import DetDataSample
     from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import InstanceData
 
     from mmsolov2.structures.masks import with_bitmaps
 
-    draw, to_dict = DetLocalVisualizer._draw_instances, det_inferencer.DetInferencer.pred2dict
+    draw, to_dict = DetLocalVisualizer._draw_instances, DetInferencer.pred2dict
     encode = det_inferencer.encode_mask_results
 
-    def draw_instances(self, image, instances, *args):
+    def draw_instances(
+        self: DetLocalVisualizer, image: np.ndarray, instances: InstanceData, *args: object
+    ) -> np.ndarray:
         """Draw what is left of the instances, masks as bitmaps."""
         return draw(self, image, with_bitmaps(instances, image.shape[:2]), *args)
 
-    def pred2dict(self, sample, *args, **kwargs) -> dict:
+    def pred2dict(
+        self: DetInferencer, sample: DetDataSample, *args: object, **kwargs: object
+    ) -> dict:
         """The sample for JSON; only where mmdet makes boxes of the masks they become bitmaps."""
         found = sample.get('pred_instances', {})
         if isinstance(found.get('masks'), list) and not found.bboxes.any():
@@ -156,12 +167,12 @@ def take_rle() -> None:
             sample.pred_instances = with_bitmaps(found, sample.ori_shape)
         return to_dict(self, sample, *args, **kwargs)
 
-    def encode_mask_results(masks) -> list[dict]:
+    def encode_mask_results(masks: Tensor | list[dict]) -> list[dict]:
         """RLE dicts of bitmaps, or copies of those that are given, as mmdet changes them."""
         return [dict(mask) for mask in masks] if isinstance(masks, list) else encode(masks)
 
     DetLocalVisualizer._draw_instances = draw_instances
-    det_inferencer.DetInferencer.pred2dict = pred2dict
+    DetInferencer.pred2dict = pred2dict
     det_inferencer.encode_mask_results = encode_mask_results
 
 

@@ -6,14 +6,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmsolov2.apis.inference import load_config
-from mmsolov2.cli.config import CONFIG_FOLDERS
+from mmsolov2.cli.config import CONFIG_FOLDERS, open_config
 from mmsolov2.errors import InputError
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.state_dicts import mismatches, state_dict_of
@@ -41,7 +40,11 @@ class Format(NamedTuple):
 
 
 def renamed(name: str, rules: Iterable[tuple[str, str | Callable]]) -> str | None:
-    """A name after the first rule that fits all of it; None if none does."""
+    """A name after the first rule that fits all of it; None if none does.
+
+    >>> renamed('backbone.fpn_output3.weight', ADELAIDET.rules)
+    'neck.fpn_convs.1.conv.weight'
+    """
     for pattern, new in rules:
         match = re.fullmatch(pattern, name)
         if match:
@@ -223,7 +226,7 @@ def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:
         raise InputError(
             'this is a checkpoint of mmsolov2 already: use it as it is, there is nothing to convert'
         )
-    return {new: torch.as_tensor(state_dict[name]) for name, new in pairs.items()}
+    return {new: torch.as_tensor(state_dict[name]) for name, new in pairs.items() if new}
 
 
 def _left_over(left: list[str], source: Format) -> InputError:
@@ -264,10 +267,10 @@ def for_balanced_taps(weights: dict[str, Tensor], size: int) -> dict[str, Tensor
     return weights | {name: value.to(weights[name].dtype) for name, value in scaled.items()}
 
 
-class Shapes(dict):
+class Shapes(dict[str, tuple[int, ...]]):
     """Shapes of weights by their names; one that is missing is an error for the user."""
 
-    def __missing__(self, name: str):
+    def __missing__(self, name: str) -> NoReturn:
         raise InputError(f'the file is incomplete, {name} is missing: take the whole file')
 
     def count(self, before: str, after: str) -> int:
@@ -291,7 +294,9 @@ def model_settings(weights: Mapping[str, Tensor], convention: Convention) -> dic
 
 
 STAGES = (1, 2, 3, 4)
-DEPTHS = {  # whether blocks are bottlenecks, and blocks in each stage
+DEPTHS: dict[
+    tuple[bool, tuple[int, ...]], int
+] = {  # whether blocks are bottlenecks, and blocks in each stage
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -399,7 +404,7 @@ def shipped_models() -> dict[str, dict]:
     """The model of every COCO config that mmsolov2 ships, by the config's name."""
     root = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
     names = sorted(path.relative_to(root).as_posix() for path in root.glob('solov2/*.py'))
-    return {name: load_config(name).model.to_dict() for name in names}
+    return {name: open_config(name).model.to_dict() for name in names}
 
 
 DEFAULTS = dict(  # of the classes, where a config says nothing
@@ -439,11 +444,11 @@ def differences(settings: Mapping, config: Mapping) -> dict:
     return found
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _size(settings) -> int:
+def _size(settings: object) -> int:
     """The number of settings in nested dicts."""
     return sum(map(_size, settings.values())) if isinstance(settings, Mapping) else 1
 
@@ -459,7 +464,7 @@ def config_lines(name: str, overrides: Mapping) -> str:
 
 def require_complete(weights: Mapping[str, Tensor], name: str, overrides: Mapping) -> None:
     """Raise InputError unless weights are all that a config's model has, in the same shapes."""
-    config = load_config(name)
+    config = open_config(name)
     config.merge_from_dict(dict(model=copy.deepcopy(overrides)))
     init_default_scope('mmdet')
     try:
@@ -534,14 +539,12 @@ def convert(checkpoint: Mapping) -> Conversion:
 
 def _convention(source: Format, entries: Mapping) -> Convention:
     """The format's input, with the mean and the scale that the file itself may have."""
-    own = {
-        name.removeprefix('pixel_'): [
-            round(value, 3) for value in torch.as_tensor(entries[name]).flatten().tolist()
-        ]
-        for name in DROPPED
-        if name in entries
-    }
-    return source.convention._replace(**own)
+    usual = source.convention
+    mean, std = (
+        [round(value, 3) for value in torch.as_tensor(entries.get(name, own)).flatten().tolist()]
+        for name, own in (('pixel_mean', usual.mean), ('pixel_std', usual.std))
+    )
+    return usual._replace(mean=mean, std=std)
 
 
 def _class_names(meta: Mapping, count: int) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import SupportsIndex
 
 from mmdet.datasets.api_wrappers import COCO
 from pycocotools import mask as coco_mask
@@ -59,15 +60,21 @@ def _some(ids: Iterable) -> str:
 
 
 def identity(value: object) -> int | str | None:
-    """An id as it is compared: whole numbers and their texts are one. None if it is no id."""
+    """An id as it is compared: whole numbers and their texts are one. None if it is no id.
+
+    >>> [identity(value) for value in (7, '7', 7.0, '007', 'cat', 7.5, True)]
+    [7, 7, 7, '007', 'cat', None, None]
+    """
     if type(value) is int:
         return value
     if isinstance(value, str) and value:
         return int(value) if re.fullmatch(r'-?(0|[1-9]\d{0,39})', value, re.ASCII) else value
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
     try:
-        return None if isinstance(value, bool) else operator.index(value)  # NumPy's, torch's
+        return operator.index(value)  # NumPy's, torch's
     except TypeError:
         return None
 
@@ -75,7 +82,7 @@ def identity(value: object) -> int | str | None:
 def find(entries: Mapping[int | str, dict], value: object) -> dict | None:
     """The entry of an id; a text with zeros in front is that number if it is nothing else."""
     number = identity(value)
-    found = entries.get(number)
+    found = None if number is None else entries.get(number)
     if found is None and isinstance(number, str) and re.fullmatch(r'0\d{1,39}', number, re.ASCII):
         return entries.get(int(number))
     return found
@@ -143,9 +150,10 @@ class CheckedCOCO(COCO):
         if lacking:
             raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
         with paused_collector():
-            images, categories = self._checked_images(), self._checked_categories()
-            self.totals = Counter()  # annotations in the file, by category
-            self._mend_annotations(by_number(images), by_number(categories))
+            self.image_of_id = by_number(self._checked_images())
+            categories = by_number(self._checked_categories())
+            self.totals: Counter[int | str] = Counter()  # annotations in the file, by category
+            self._mend_annotations(self.image_of_id, categories)
             self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
 
@@ -167,7 +175,12 @@ class CheckedCOCO(COCO):
         """Annotations in the file, whether they are usable or not."""
         return self.totals.total()
 
-    def get_cat_ids(self, cat_names=(), sup_names=(), cat_ids=()) -> list:
+    def get_cat_ids(
+        self,
+        cat_names: Sequence[str] = (),
+        sup_names: Sequence[str] = (),
+        cat_ids: Sequence[int] = (),
+    ) -> list[int | str]:
         """Ids of the named categories, in the order of the names."""
         ids = {category['name']: category['id'] for category in self.dataset['categories']}
         check_categories(self.file, tuple(ids), cat_names)
@@ -205,7 +218,7 @@ class CheckedCOCO(COCO):
 
     def _by_id(self, key: str) -> dict[int | str, dict]:
         """The images or categories by their ids."""
-        found = {}
+        found: dict[int | str, dict] = {}
         for index, entry in enumerate(self._entries(key)):
             number = self._identity(entry, f'{key}[{index}]', 'id')
             if number in found:
@@ -259,7 +272,7 @@ class CheckedCOCO(COCO):
     def _checked_categories(self) -> dict[int | str, dict]:
         """The categories by their ids."""
         categories = self._by_id('categories')
-        names = {}
+        names: dict[str, int | str] = {}
         for category in categories.values():
             name = category.get('name')
             if not isinstance(name, str):
@@ -280,7 +293,7 @@ class CheckedCOCO(COCO):
         for index, annotation in enumerate(annotations):
             category = find(categories, annotation.get('category_id'))
             image = find(images, annotation.get('image_id'))
-            entry = Entry(annotation, index, image)
+            entry = Entry(annotation, index, image or {})
             self._check_types(entry)
             if category is None:
                 raise InputError(
@@ -320,7 +333,7 @@ class CheckedCOCO(COCO):
 
     def _read_mask(self, entry: Entry) -> Entry:
         """Bring a segmentation into COCO's shape, empty if it is none; with what it spans."""
-        annotation, iou = entry.annotation, 0
+        annotation, iou = entry.annotation, 0.0
         value, reason, detail = annotation.get('segmentation'), NO_MASK, ''
         extent = extent_of(value) if type(value) is list and value else None
         if extent is None:
@@ -331,7 +344,8 @@ class CheckedCOCO(COCO):
             if broken:
                 self.left_out.note(BROKEN_PARTS, entry)
             extent = extent_of(value) if isinstance(value, list) and value else None
-        if extent is not None and 'height' in entry.image and 'width' in entry.image:
+        has_size = 'height' in entry.image and 'width' in entry.image
+        if isinstance(value, list) and extent is not None and has_size:
             iou = iou_with(annotation.get('bbox'), extent, entry.image)
             if iou < TELLING_IOU:
                 reason, detail = OTHER_SHAPE, f'{shape_of(value)}, {DOUBTS}'
@@ -377,9 +391,14 @@ class CheckedCOCO(COCO):
         """Raise InputError unless RLE is of the size of its image; it may leave it out."""
         image, size = entry.image, rle.get('size')
         own = [image.get('height'), image.get('width')]
-        if None in own:  # boxes alone need none
-            known = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
-            own = size if known and min(size) > 0 and math.prod(size) < MOST_PIXELS else own
+        if (
+            None in own  # boxes alone need none
+            and isinstance(size, list)
+            and [*map(type, size)] == [int, int]
+            and min(size) > 0
+            and math.prod(size) < MOST_PIXELS
+        ):
+            own = size
         if (size is not None and size != own) or None in own:
             raise InputError(
                 f'{self.file}: image {clipped(image["id"])} has height and width {own}, but an '

@@ -6,12 +6,14 @@ from pathlib import Path
 from mmdet.datasets import CocoDataset
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.fileio import get_local_path
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmsolov2.datasets.coco_file import NEEDED_IN_IMAGES, CheckedCOCO
 from mmsolov2.datasets.epoch_seed import EpochSeed
 from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.datasets.json_file import clipped, paused_collector
+from mmsolov2.datasets.left_out import LeftOut
 from mmsolov2.datasets.pipeline import mask_loaders, require_masks_kept
 from mmsolov2.errors import InputError
 from mmsolov2.registry import DATASETS
@@ -41,7 +43,7 @@ class CocoInstanceDataset(CocoDataset):
 
     COCOAPI = CheckedCOCO
 
-    def __init__(self, *args, max_left_out: float = 0.5, **kwargs) -> None:
+    def __init__(self, *args: object, max_left_out: float = 0.5, **kwargs: object) -> None:
         if not isinstance(max_left_out, int | float) or not 0 <= max_left_out <= 1:
             raise ValueError(
                 'CocoInstanceDataset: max_left_out must be a share from 0 to 1, not '
@@ -49,7 +51,7 @@ class CocoInstanceDataset(CocoDataset):
             )
         self.epoch_seed = EpochSeed()
         self.max_left_out = max_left_out
-        self.left_out = None  # until a file is read
+        self.left_out: LeftOut | None = None  # until a file is read
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -127,24 +129,24 @@ class CocoInstanceDataset(CocoDataset):
             )
         if self.left_out is not None:
             filtered = count_instances(self.data_list) - count_instances(data_list)
-            self._report(filtered)
+            self._report(self.left_out, filtered)
         return data_list
 
-    def _report(self, filtered: int) -> None:
+    def _report(self, left_out: LeftOut, filtered: int) -> None:
         """Log what is left out; raise InputError if too little is left to train on.
 
         ``filtered`` instances are in images that the config leaves out: it has asked for that, as
         for classes that it does not name.
         """
         total = sum(self.totals[category] for category in self.cat_ids)
-        reasons = self.left_out.reasons(self.cat_ids)
+        reasons = left_out.reasons(self.cat_ids)
         lost = reasons.total()
         kept = total - lost - filtered
         if filtered:
             reasons[f'of images left out by filter_cfg={self.filter_cfg}'] = filtered
         too_few = (kept < 1 or lost > self.max_left_out * total) and self.max_left_out < 1
         if too_few and not self.test_mode:
-            what = f'; left out: {self.left_out.describe(reasons)}' if reasons else ''
+            what = f'; left out: {left_out.describe(reasons)}' if reasons else ''
             raise InputError(
                 f'{self.ann_file}: only {max(kept, 0)} of {total} annotations of the classes '
                 f'{self.metainfo["classes"]} would train{what}. Correct the file, or let it '
@@ -152,9 +154,9 @@ class CocoInstanceDataset(CocoDataset):
             )
         if self.totals.total() > total:
             reasons['of categories that are no classes'] = self.totals.total() - total
-        self.left_out.log(self.ann_file, self.totals.total(), reasons)
+        left_out.log(self.ann_file, self.totals.total(), reasons)
 
-    def prepare_data(self, idx: int):
+    def prepare_data(self, idx: int) -> object:
         """Load an image and its instances through the pipeline."""
         self.epoch_seed.take()
         try:
@@ -172,9 +174,11 @@ class CocoInstanceDataset(CocoDataset):
     def _check_masks(self, sample: dict) -> None:
         """Raise InputError unless the masks of a sample have the size of its image."""
         image, truth = sample.get('inputs'), sample.get('data_samples')
-        masks = truth.get('gt_instances', {}).get('masks') if hasattr(truth, 'get') else None
-        if not isinstance(image, Tensor) or not isinstance(masks, BaseInstanceMasks):
+        if not isinstance(image, Tensor) or not isinstance(truth, BaseDataElement):
             return  # other ways of packing
+        masks = truth.get('gt_instances', {}).get('masks')
+        if not isinstance(masks, BaseInstanceMasks):
+            return
         size = tuple(image.shape[-2:])
         if (masks.height, masks.width) != size:
             raise InputError(

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """An annotation and where it is in its file, its image, and what its polygons span."""
 
     annotation: dict
-    index: int
+    place: int  # in the file's list
     image: dict
     extent: Extent | None = None  # None of RLE
     iou: float = 0  # of its box and its extent
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """What a message calls it: its place in the file, and its id there."""
         own = f' (id {clipped(self.annotation["id"])})' if 'id' in self.annotation else ''
-        return f'annotations[{self.index}]{own}'
+        return f'annotations[{self.place}]{own}'
 
 
 class LeftOut:
@@ -35,9 +35,9 @@ class LeftOut:
     """
 
     def __init__(self) -> None:
-        self.counts = Counter()  # by reason and category
-        self.first = {}
-        self.notes = Counter()
+        self.counts: Counter[tuple[str, int | str]] = Counter()  # by reason and category
+        self.first: dict[str, str] = {}
+        self.notes: Counter[str] = Counter()
 
     def add(self, reason: str, entry: Entry, detail: str = '') -> None:
         """Count an annotation."""
@@ -50,10 +50,10 @@ class LeftOut:
         self.first.setdefault(what, entry.name)
         self.notes[what] += 1
 
-    def reasons(self, categories: Iterable | None = None) -> Counter:
+    def reasons(self, categories: Iterable[int | str] | None = None) -> Counter[str]:
         """How many annotations of categories, or of all, are left out for each reason."""
         chosen = None if categories is None else set(categories)
-        found = Counter()
+        found: Counter[str] = Counter()
         for (reason, category), count in self.counts.items():
             if chosen is None or category in chosen:
                 found[reason] += count
@@ -67,7 +67,7 @@ class LeftOut:
             for what, count in Counter(counts).most_common()
         )
 
-    def log(self, file: str, total: int, reasons: Counter | None = None) -> None:
+    def log(self, file: str, total: int, reasons: Counter[str] | None = None) -> None:
         """Say in one line what of a file is left out or mended; nothing if all is as it was."""
         reasons = self.reasons() if reasons is None else reasons
         texts = []

@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Extent(NamedTuple):
     area: float  # of the polygons, as if none overlapped
 
 
-def extent_of(polygons: Sequence[list]) -> Extent | None:
+def extent_of(polygons: Sequence[object]) -> Extent | None:
     """The extent of polygons (x, y, x, y, …); None if one of them is none."""
     left = top = math.inf
     right = bottom = -math.inf
@@ -80,6 +80,9 @@ def read_segmentation(value: object) -> tuple[list | dict, bool]:
     of all x and all y, with numbers or the whole as text; RLE in a list of its own. Parts that are
     no polygons are left out, and the second value says whether there were any. Empty if there is
     nothing in it.
+
+    >>> read_segmentation([[1, 2], [3, 4], [5, 6]]), read_segmentation([['1', 2, 3, 4, 5, 6], [7]])
+    (([[1, 2, 3, 4, 5, 6]], False), ([[1.0, 2, 3, 4, 5, 6]], True))
 
     Raises:
         ShapeError: if it can be read in no or in several ways.
@@ -157,7 +160,7 @@ def _is_coordinate(value: object) -> bool:
         return isinstance(value, list | dict)  # the shape tells
 
 
-def _is_rle(value: object) -> bool:
+def _is_rle(value: object) -> TypeGuard[dict]:
     return isinstance(value, dict) and 'counts' in value
 
 
@@ -185,7 +188,7 @@ def flat(part: object) -> list[float] | None:
 def _number(value: object) -> float:
     if isinstance(value, str):
         return float(value)
-    if type(value) in (int, float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise TypeError(value)
 
@@ -203,9 +206,10 @@ def kind_of(value: object) -> str:
     """What JSON calls the type of a value."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds = {str: 'text', list: 'list', dict: 'object', int: 'number', float: 'number'}
-    kind = kinds.get(type(value), type(value).__name__)
-    return f'{kind} of {sorted(value)[:5]}' if kind == 'object' else kind
+    if isinstance(value, dict):
+        return f'object of {sorted(value)[:5]}'
+    kinds = {str: 'text', list: 'list', int: 'number', float: 'number'}
+    return kinds.get(type(value), type(value).__name__)
 
 
 # RLE

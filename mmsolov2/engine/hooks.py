@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from functools import partial
 from statistics import median
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, Hook, RuntimeInfoHook
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -39,12 +41,12 @@ class ClassCheckHook(Hook):
     classes: Sequence[str] = ()  # of the model, as far as they are known
     checked: Dataset | None = None  # the validation data, once for all epochs
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take note of the classes that the weights were trained for."""
         meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
         self.classes = meta.get('classes') or ()
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Check the training data, and the validation data where there are any."""
         dataset = runner.train_dataloader.dataset
         self.classes = classes_of(next(base_datasets(dataset)))
@@ -53,18 +55,18 @@ class ClassCheckHook(Hook):
         if runner.val_loop is not None:
             self.before_val(runner)
 
-    def before_val(self, runner) -> None:
+    def before_val(self, runner: Runner) -> None:
         """Check the validation data, unless it is done."""
         dataset = runner.val_dataloader.dataset
         if dataset is not self.checked:
             self._check(runner, dataset, runner.val_evaluator)
             self.checked = dataset
 
-    def before_test(self, runner) -> None:
+    def before_test(self, runner: Runner) -> None:
         """Check the test data."""
         self._check(runner, runner.test_dataloader.dataset, runner.test_evaluator)
 
-    def _check(self, runner, dataset: Dataset, evaluator: Evaluator | None = None) -> None:
+    def _check(self, runner: Runner, dataset: Dataset, evaluator: Evaluator | None = None) -> None:
         model = unwrap_model(runner.model)
         parts = model.roi_head if hasattr(model, 'roi_head') else model
         head = getattr(parts, 'bbox_head' if parts is not model else 'mask_head', None)
@@ -134,7 +136,7 @@ def check_metric(metric: BaseMetric, dataset: Dataset) -> None:
     infos = (
         plain.get_data_info(index)
         for plain in parts
-        if hasattr(plain, 'get_data_info')
+        if isinstance(plain, Sized) and hasattr(plain, 'get_data_info')
         for index in range(len(plain))
     )
     same = len(parts) == 1 and getattr(parts[0], 'ann_file', None) == metric.ann_file
@@ -159,7 +161,7 @@ class EpochSeedHook(Hook):
     Workers take the seed over if their dataset has an ``epoch_seed``, as CocoInstanceDataset.
     """
 
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Seed this process, and leave a seed for the workers of the training data."""
         seed = seed_everything(runner.seed, runner.epoch, get_rank())
         for number, dataset in enumerate(base_datasets(runner.train_dataloader.dataset)):
@@ -186,7 +188,13 @@ class FiniteHook(Hook):
         self.interval = interval
         self.found: str | None = None
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Look at the loss, which mmengine has just fetched from the device for its log."""
         losses = losses_of(runner, outputs or {})
         if self.found is None and not all(map(math.isfinite, losses.values())):
@@ -197,15 +205,15 @@ class FiniteHook(Hook):
         elif get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
             self._stop_if_found(runner)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         """Look at the weights before they are saved."""
         self._check_weights(runner)
 
-    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Look at the weights before they are saved as the best."""
         self._check_weights(runner)
 
-    def _check_weights(self, runner) -> None:
+    def _check_weights(self, runner: Runner) -> None:
         averaged = [hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model')]
         names = [
             name for model in (unwrap_model(runner.model), *averaged) for name in not_finite(model)
@@ -214,7 +222,7 @@ class FiniteHook(Hook):
             self.found = f'{len(names)} weights are not finite, {names[0]} first'
         self._stop_if_found(runner)
 
-    def _stop_if_found(self, runner) -> None:
+    def _stop_if_found(self, runner: Runner) -> None:
         found = torch.tensor(float(self.found is not None))
         all_reduce(found, op='max')
         if found:
@@ -227,7 +235,7 @@ class FiniteHook(Hook):
             )
 
 
-def saves_iteration(runner) -> bool:
+def saves_iteration(runner: Runner) -> bool:
     """Whether a CheckpointHook that counts iterations is about to save the one just done."""
     return any(
         hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner)
@@ -236,7 +244,7 @@ def saves_iteration(runner) -> bool:
     )
 
 
-def losses_of(runner, outputs: Mapping) -> dict[str, float]:
+def losses_of(runner: Runner, outputs: Mapping) -> dict[str, float]:
     """The losses of an iteration, without waiting for the device where mmengine has done so."""
     has_log = any(isinstance(hook, RuntimeInfoHook) for hook in runner.hooks)
     log = runner.message_hub.log_scalars if has_log else {}
@@ -268,16 +276,18 @@ class NMSTimeHook(Hook):
     ``mask_head`` has no ``nms`` are left alone.
     """
 
-    def before_test(self, runner) -> None:
+    def before_test(self, runner: Runner) -> None:
         """Put a stop-watch around the model's mask NMS."""
-        self.calls, self.head = [], getattr(unwrap_model(runner.model), 'mask_head', None)
+        model = unwrap_model(runner.model)
+        self.calls: list[tuple[float, int]] = []  # milliseconds and candidates
+        self.head = getattr(model, 'mask_head', model)
         self.nms = getattr(self.head, 'nms', None)
         if self.nms is not None:  # by the way of vars: a module's place refuses other callables
-            vars(self.head)['nms'] = self._timed
+            vars(self.head)['nms'] = partial(self._timed, self.nms)
 
-    def _timed(self, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+    def _timed(self, nms: Callable, scores: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
         started = self._now(scores)
-        rescored = self.nms(scores, labels, masks)
+        rescored = nms(scores, labels, masks)
         self.calls.append((1000 * (self._now(rescored) - started), len(scores)))
         return rescored
 
@@ -288,7 +298,7 @@ class NMSTimeHook(Hook):
             torch.cuda.synchronize(tensor.device)
         return time.perf_counter()
 
-    def after_test_epoch(self, runner, metrics: dict | None = None) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add the medians to the figures, and take the stop-watch away."""
         if self.nms is not None:
             del vars(self.head)['nms']

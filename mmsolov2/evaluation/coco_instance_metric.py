@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from mmsolov2.datasets.coco_file import CheckedCOCO, by_number, find, identity
+from mmsolov2.datasets.coco_file import CheckedCOCO, find
 from mmsolov2.errors import InputError
 from mmsolov2.registry import METRICS
 from mmsolov2.structures.masks import encode_rle
@@ -61,14 +61,12 @@ def check_ids(file: str, dataset: dict) -> None:
                 )
 
 
-def checked_thresholds(iou_thrs: float | Sequence[float] | None) -> np.ndarray | None:
-    """IoU thresholds (t,), rounded so that 0.5 + 5 * 0.05 is 0.75; None as it is.
+def checked_thresholds(iou_thrs: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    """IoU thresholds (t,), rounded so that 0.5 + 5 * 0.05 is 0.75.
 
     Raises:
         InputError: if they are no numbers from 0 to 1.
     """
-    if iou_thrs is None:
-        return None
     try:
         thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=float)).round(10)
     except (TypeError, ValueError):
@@ -123,7 +121,11 @@ def mean_above(values: np.ndarray) -> float:
 
 
 def greedy_ious(ious: np.ndarray) -> np.ndarray:
-    """The IoU (n,) that each of n boxes has with its own one of k, the best pairs first: (n, k)."""
+    """The IoU (n,) that each of n boxes has with its own one of k, the best pairs first: (n, k).
+
+    >>> greedy_ious(np.array([[0.9, 0.8], [0.7, 0.1]])).tolist()
+    [0.9, 0.1]
+    """
     ious, found = ious.copy(), np.zeros(len(ious))
     for _ in range(min(ious.shape)):
         truth, box = np.unravel_index(ious.argmax(), ious.shape)
@@ -142,8 +144,8 @@ def average_recalls(
     recalls = []
     for number in numbers:
         pairs = zip(truths, found, strict=True)
-        ious = [greedy_ious(bbox_overlaps(truth, boxes[:number])) for truth, boxes in pairs]
-        ious = np.concatenate([np.zeros(0), *ious])
+        each = (greedy_ious(bbox_overlaps(truth, boxes[:number])) for truth, boxes in pairs)
+        ious = np.concatenate([np.zeros(0), *each])
         recalls.append(np.mean(ious[:, None] >= thresholds) if len(ious) else 0)
     return np.array(recalls)
 
@@ -167,19 +169,22 @@ class CocoInstanceMetric(CocoMetric):
             metric_items or proposal_nums are none.
     """
 
+    _coco_api: COCO
+    iou_thrs: np.ndarray
+    metric_items: Sequence[str] | None
+
     def __init__(
         self,
         ann_file: str | None = None,
         metric: str | Sequence[str] = 'bbox',
-        *args,
+        *args: object,
         backend: str = 'pycocotools',
-        **kwargs,
+        **kwargs: object,
     ) -> None:
         self.evaluator = find_evaluator(backend)
         metric = metric if isinstance(metric, str) else list(metric)
         super().__init__(None, metric, *args, **kwargs)
-        thresholds = checked_thresholds(self.iou_thrs)
-        self.iou_thrs = self.iou_thrs if thresholds is None else thresholds
+        self.iou_thrs = checked_thresholds(self.iou_thrs)
         if isinstance(self.metric_items, str):
             self.metric_items = [self.metric_items]
         check_items(self.metric_items)
@@ -208,7 +213,6 @@ class CocoInstanceMetric(CocoMetric):
             )
         truth.left_out.log(ann_file, truth.total)
         self._coco_api = truth
-        self._images = by_number({identity(one['id']): one for one in truth.dataset['images']})
 
     # Predictions
 
@@ -237,7 +241,7 @@ class CocoInstanceMetric(CocoMetric):
         Raises:
             InputError: if there is none, or it has another file name or size.
         """
-        image, path = find(self._images, sample['img_id']), sample.get('img_path')
+        image, path = find(self._coco_api.image_of_id, sample['img_id']), sample.get('img_path')
         given = tuple(sample.get('ori_shape', (sample.get('height'), sample.get('width'))))[:2]
         if image is None:
             what = f'has no image {sample["img_id"]!r}' + (f', {path}' if path else '')
@@ -260,7 +264,7 @@ class CocoInstanceMetric(CocoMetric):
             InputError: if the annotation file lacks one of them or has it in another size, if two
                 have one id, or if it has no instance of the classes.
         """
-        seen = {}
+        seen: dict[int | str, str | None] = {}  # the path of each id
         for image in images:
             own = self.image_of(image)
             if own['id'] in seen:
@@ -288,7 +292,7 @@ class CocoInstanceMetric(CocoMetric):
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         self.img_ids = self._evaluated_images(predictions)
         entries = self._entries(predictions)
-        figures = {}
+        figures: dict[str, float] = {}
         for metric in () if self.format_only else self.metrics:
             print_log(f'Evaluating {metric}...', logger='current')
             if metric == 'proposal_fast':
@@ -319,13 +323,15 @@ class CocoInstanceMetric(CocoMetric):
             )
         return chosen
 
-    def fast_eval_recall(self, results: Sequence[dict], *args, **kwargs) -> np.ndarray:
+    def fast_eval_recall(
+        self, results: Sequence[dict], *args: object, **kwargs: object
+    ) -> np.ndarray:
         """Average recalls of boxes by numbers of them; mmdet's fails with NumPy 2."""
         truths = []
         for result in results:
             entries = self._coco_api.imgToAnns.get(result['img_id'], ())
-            boxes = [one['bbox'] for one in entries if not (one.get('ignore') or one['iscrowd'])]
-            boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+            counted = [one['bbox'] for one in entries if not (one.get('ignore') or one['iscrowd'])]
+            boxes = np.array(counted, dtype=np.float32).reshape(-1, 4)
             truths.append(np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
         found = [result['bboxes'] for result in results]
         return average_recalls(found, truths, self.proposal_nums, self.iou_thrs)
@@ -341,7 +347,8 @@ class CocoInstanceMetric(CocoMetric):
         They are written to files where ``outfile_prefix`` asks for it.
         """
         has_masks = not predictions or 'masks' in predictions[0]
-        entries = dict(bbox=[], segm=[]) if has_masks else dict(bbox=[])
+        kinds = ('bbox', 'segm') if has_masks else ('bbox',)
+        entries: dict[str, list[dict]] = {kind: [] for kind in kinds}
         for found in predictions:
             for index, label in enumerate(found['labels'].tolist()):
                 entry = dict(

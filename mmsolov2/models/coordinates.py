@@ -9,16 +9,17 @@ def coordinates(features: Tensor) -> Tensor:
 
     The first column is at x = -1 and the last at x = 1, whatever the size (SOLOv2, section 3.1;
     CoordConv, Liu et al., NeurIPS 2018). In float32 at least: half precision's steps do not add up.
+
+    >>> coordinates(torch.zeros(1, 8, 2, 3)).tolist()
+    [[[[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]], [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]]
     """
     height, width = features.shape[-2:]
     precise = torch.promote_types(features.dtype, torch.float32)
-    like = dict(dtype=precise, device=features.device)
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, **like),
-        torch.linspace(-1, 1, width, **like),
-        indexing='ij',
+    y, x = (
+        torch.linspace(-1, 1, side, dtype=precise, device=features.device)
+        for side in (height, width)
     )
-    return torch.stack([x, y]).expand(len(features), -1, -1, -1)
+    return torch.stack(torch.meshgrid(x, y, indexing='xy')).expand(len(features), -1, -1, -1)
 
 
 def append_coordinates(features: Tensor, xy: Tensor | None = None) -> Tensor:

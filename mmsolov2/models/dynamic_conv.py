@@ -18,6 +18,10 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
 
     The borders are padded with zeros, so that every odd ``size`` keeps the mask size (SOLOv2,
     section 3.1, M_ij = G_ij * F).
+
+    >>> features = torch.tensor([[[1.0, 2.0, 3.0]], [[0.0, 1.0, 0.0]]])
+    >>> dynamic_conv(features, torch.tensor([[1.0, 0.0], [1.0, 10.0]])).tolist()
+    [[[1.0, 2.0, 3.0]], [[1.0, 12.0, 3.0]]]
     """
     if size == 1:
         return (kernels @ features.flatten(1)).unflatten(1, features.shape[1:])

@@ -96,7 +96,7 @@ class MaskFeatureNeck(BaseModule):
         convs = self.convs_all_levels[index]
         if not larger:
             return convs(features)
-        for conv, size in zip(convs, reversed(larger), strict=True):
+        for conv, size in zip(convs.children(), reversed(larger), strict=True):
             features = resize(conv(features), size)
         return features
 

@@ -22,7 +22,7 @@ FOREIGN = (  # what only other SOLOv2 code calls its parts
 def unwrap_model(model: nn.Module) -> nn.Module:
     """A model without what several processes, or augmentation in tests, put around it."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = model.get_submodule('module')
     return model
 
 
@@ -32,7 +32,7 @@ def weights_in(checkpoint: Mapping) -> list[Mapping]:
     return [part for part in inside if isinstance(part, Mapping)] or [checkpoint]
 
 
-def is_plain(value) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a value is an array, or a tensor with its values at places of a memory."""
     if isinstance(value, Tensor):
         return value.layout == torch.strided and not (value.is_quantized or value.is_nested)

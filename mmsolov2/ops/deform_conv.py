@@ -143,7 +143,7 @@ def regular_points(
     if input.dim() != 4:
         raise ValueError(f'the input must be (B, C, H, W), and is {tuple(input.shape)}')
     sizes = (input.shape[2:], weight.shape[2:], *map(_pair, (stride, padding, dilation)))
-    y, x = (axis_points(*axis, input.device) for axis in zip(*sizes, strict=True))
+    y, x = (axis_points(*axis, device=input.device) for axis in zip(*sizes, strict=True))
     if not y.numel() or not x.numel():
         shapes = f'{tuple(input.shape)} for kernels {tuple(weight.shape)}'
         raise ValueError(f'the input is too small: {shapes}, padding {padding}')
@@ -151,7 +151,7 @@ def regular_points(
 
 
 def axis_points(
-    size: int, taps: int, stride: int, padding: int, dilation: int, device: torch.device
+    size: int, taps: int, stride: int, padding: int, dilation: int, *, device: torch.device
 ) -> Tensor:
     """Where along an axis the taps of each output cell lie: (taps, cells), none if too small."""
     cells = (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1

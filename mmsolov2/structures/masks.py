@@ -30,6 +30,9 @@ def tight_boxes(masks: Tensor) -> Tensor:
     """Boxes (n, 4) float32 xyxy around masks (n, H, W) bool; zeros for empty masks.
 
     x2 and y2 are one past the last pixel, so that a box of one pixel has width and height 1.
+
+    >>> tight_boxes(torch.tensor([[[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]]).bool()).tolist()
+    [[1.0, 1.0, 3.0, 2.0]]
     """
     spans = [span(masks.any(1)), span(masks.any(2))]
     (x1, x2), (y1, y2) = spans
@@ -60,6 +63,9 @@ def center_of_mass(rows: Tensor, columns: Tensor) -> Tensor:
 
     Of ``pixel_counts``: how many pixels they have in each row (n, H) and column (n, W). Rows and
     columns count from 0 at the centre of the first pixel, as in all published code.
+
+    >>> center_of_mass(*pixel_counts(torch.tensor([[[1, 1, 1], [0, 1, 0]]]).bool())).tolist()
+    [[0.25, 1.0]]
     """
     area = rows.sum(1).float().clamp(min=1e-6)
     y = (rows * torch.arange(rows.shape[1], device=rows.device)).sum(1) / area
@@ -72,6 +78,12 @@ def quarter_masks(masks: Tensor) -> Tensor:
 
     A pixel of the result is set where at least 2 of the central 2x2 pixels of its 4x4 block are:
     what a bilinear resize of a 0/1 image by 1/4 with rounding gives, as the published code does.
+
+    >>> masks = torch.zeros(1, 4, 8, dtype=torch.bool)
+    >>> masks[0, 1, 1:3] = True  # two of the central pixels of the first block
+    >>> masks[0, 0, 4:] = True  # none of the second's
+    >>> quarter_masks(masks).tolist()
+    [[[True, False]]]
     """
     bits = masks.view(torch.uint8)
     rows = bits[:, 1::4] + bits[:, 2::4]
@@ -119,7 +131,11 @@ class Crop(NamedTuple):
 
 
 def encode_rle(masks: Tensor) -> list[dict]:
-    """COCO's compressed RLE of masks (n, H, W) bool: n dicts of ``size`` and ``counts``."""
+    """COCO's compressed RLE of masks (n, H, W) bool: n dicts of ``size`` and ``counts``.
+
+    >>> coco_mask.decode(encode_rle(torch.tensor([[[0, 1], [1, 1]]]).bool())[0]).tolist()
+    [[0, 1], [1, 1]]
+    """
     bitmaps = masks.cpu().numpy().view(np.uint8)
     return [coco_mask.encode(cv2.transpose(bitmap).T) for bitmap in bitmaps]
 
@@ -131,7 +147,11 @@ def encode_crop(crop: Crop, height: int, width: int) -> dict:
 
 
 def run_lengths(crop: Crop, height: int, width: int) -> list[int]:
-    """Lengths of the runs outside and inside in turn, down the columns of the whole image."""
+    """Lengths of the runs outside and inside in turn, down the columns of the whole image.
+
+    >>> run_lengths(Crop(np.ones((2, 1), bool), top=1, left=1), height=4, width=2)
+    [5, 2, 1]
+    """
     rows, columns = crop.mask.shape
     flat = np.zeros(columns * (rows + 1) + 1, dtype=bool)  # column by column, False between them
     flat[:-1].reshape(columns, rows + 1)[:, 1:] = crop.mask.T

@@ -19,8 +19,8 @@ class InstanceVisualizer(DetLocalVisualizer):
         name: str,
         image: np.ndarray,
         data_sample: DetDataSample | None = None,
-        *args,
-        **kwargs,
+        *args: object,
+        **kwargs: object,
     ) -> None:
         """Paint a sample on its image (H, W, 3) RGB, which is upright, as its EXIF tag says."""
         shape = image.shape[:2]

@@ -30,7 +30,8 @@ def instance_color(index: int) -> Color:
     hue = (205 + index * GOLDEN_ANGLE) % 360 / 2
     saturation, value = (215, 255) if index % 2 else (165, 255)
     pixel = np.array([[[hue, saturation, value]]], np.uint8)
-    return tuple(int(channel) for channel in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0])
+    blue, green, red = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red
 
 
 def tint(image: np.ndarray, mask: np.ndarray, color: Color, share: float = TINT) -> None:
