@@ -40,6 +40,15 @@ class AtomicLocalBackend(LocalBackend):
                 os.unlink(unfinished)
 
 
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, whole or not at all; its folder is made.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    AtomicLocalBackend().put(content.encode() if isinstance(content, str) else content, path)
+
+
 def latest_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that training in a work folder goes on from, or None without one.
 
