@@ -1,5 +1,6 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and finding those of a run."""
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -49,7 +50,7 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     AtomicLocalBackend().put(content.encode() if isinstance(content, str) else content, path)
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
+def latest_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint that training in a work folder goes on from, or None without one.
 
     It is the one that mmengine notes in ``last_checkpoint``, or else the newest in the folder: a
@@ -67,6 +68,27 @@ def latest_checkpoint(work_dir: str) -> str | None:
         numbers = [int(name[1]) for name in names if name]
         found += [folder / f'{kind}_{max(numbers)}.pth'] if numbers else []
     return str(max(found, key=os.path.getmtime)) if found else None
+
+
+def trained_checkpoint(work_dir: str | Path) -> str:
+    """The last checkpoint of a training that is done.
+
+    Raises:
+        InputError: if it was removed.
+    """
+    checkpoint = latest_checkpoint(work_dir)
+    if checkpoint is None:
+        raise InputError(
+            f'{work_dir}: this training is done, but its checkpoint is not there; remove the '
+            'folder to train again'
+        )
+    return checkpoint
+
+
+def latest_figures(work_dir: str | Path) -> dict[str, float]:
+    """The figures of the last test in a work folder."""
+    newest = max(Path(work_dir).glob('*/*.json'), key=os.path.getmtime)
+    return json.loads(newest.read_text())
 
 
 def require_folder(path: str | Path) -> None:
