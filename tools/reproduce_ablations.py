@@ -179,7 +179,8 @@ def row_config(row: str, base: Path, file: Path) -> Config:
 def plan_runs(args: argparse.Namespace) -> list[Run]:
     """The runs of all rows and seeds, their configs written under --out-dir.
 
-    A training has the name of the first of ``ROWS`` that trains like it, whichever are chosen.
+    A training has the name of the first of ``ROWS`` that trains like it, whichever are chosen: all
+    but the settings of prediction are equal.
     """
     out_dir, trainings, runs = Path(args.out_dir), {}, []
     chosen = chosen_rows(args.rows)
@@ -191,11 +192,12 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
             if row in chosen:
                 raise
             continue
-        key = training_key(config)
-        name = trainings.setdefault(key, row)
+        training = Config(config.to_dict())
+        training.model.pop('test_cfg', None)
+        name = trainings.setdefault(repr(training.to_dict()), row)
         if row not in chosen:
             continue
-        keep_or_refuse(out_dir / 'train' / f'{name}.py', key)
+        keep_or_refuse(out_dir / 'train' / f'{name}.py', training.pretty_text)
         file = out_dir / 'configs' / f'{row}.py'
         keep_or_refuse(file, config.pretty_text)
         for seed in dict.fromkeys(args.seeds):
@@ -203,13 +205,6 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
             result = out_dir / 'results' / f'{row}-seed-{seed}.json'
             runs.append(Run(row, seed, file, folder, result))
     return runs
-
-
-def training_key(config: Config) -> str:
-    """A text that is equal for configs that train alike: all but the settings of prediction."""
-    content = Config(config.to_dict())
-    content.model.pop('test_cfg', None)
-    return content.pretty_text
 
 
 def keep_or_refuse(file: Path, text: str) -> None:
