@@ -5,6 +5,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -92,12 +93,16 @@ def latest_figures(work_dir: str | Path) -> dict[str, float]:
 
 
 def require_folder(path: str | Path) -> None:
-    """Make a folder for results, unless it is there.
+    """Make a folder for results, unless it is there, and see that it takes files.
 
     Raises:
-        InputError: if there can be none.
+        InputError: if it does not; the results of hours would have no place.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()
     except OSError as error:
-        raise InputError(f'{path}: no such folder can be made ({error.strerror})') from error
+        raise InputError(
+            f'{path}: no such folder can be made ({error.strerror}), or it cannot be written to: '
+            'choose another place'
+        ) from error

@@ -25,6 +25,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmsolov2.apis import load_config
+from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of, error_context
 from mmsolov2.engine.hooks import check_classes
 from mmsolov2.errors import InputError, exit_with_message
@@ -84,12 +85,6 @@ def build_dataset(config: Config, split: str):
     return DATASETS.build(dataset)
 
 
-def build_padding(config: Config) -> nn.Module:
-    """The data preprocessor of a config, which pads but leaves colours as they are."""
-    colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)
-    return MODELS.build({**config.model.data_preprocessor, **colors})
-
-
 def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence[str]) -> Targets:
     """The targets of a dataset's sample."""
     data = padding(pseudo_collate([sample]), training=True)
@@ -138,16 +133,12 @@ def describe(targets: Targets) -> str:
     """One line: instances, positives of each level, shared cells, instances without a cell."""
     counts = ' '.join(str(len(np.unique(level.cell))) for level in targets.levels)
     shared = sum(len(level.shared) for level in targets.levels)
-    lost = [f'{targets.classes[i]} {_size(targets.boxes[i])}' for i in targets.unassigned]
+    sizes = np.round(targets.boxes[:, 2:] - targets.boxes[:, :2]).astype(int)
+    lost = [f'{targets.classes[i]} {sizes[i][0]}x{sizes[i][1]}' for i in targets.unassigned]
     return (
         f'{targets.name}: instances: {len(targets.masks)}, positive cells by level: {counts}, '
         f'claimed by several: {shared}, without a cell: {", ".join(lost) or "none"}'
     )
-
-
-def _size(box: np.ndarray) -> str:
-    """Width and height of an xyxy box, in pixels."""
-    return f'{box[2] - box[0]:.0f}x{box[3] - box[1]:.0f}'
 
 
 # Pictures
@@ -158,20 +149,15 @@ def draw_targets(targets: Targets) -> np.ndarray:
     panels = []
     for index, level in enumerate(targets.levels):
         picture = draw_level(targets, level)
-        panel = np.vstack([title(index, level, picture.shape[1]), picture])
+        low, high = level.bounds
+        text = f'level {index}: {level.grid}x{level.grid} cells, sizes {low:g} to {high:g}, '
+        text += f'{len(np.unique(level.cell))} positive'
+        width = picture.shape[1]
+        title = np.full((28, width, 3), 255, np.uint8)
+        title = draw_labels(title, [(text, (0, 4, width, 28), WHITE)], size=14)
+        panel = np.vstack([title, picture])
         panels.append(cv2.copyMakeBorder(panel, 0, 0, 4, 4, cv2.BORDER_CONSTANT, value=WHITE))
     return np.hstack(panels)
-
-
-def title(index: int, level: Level, width: int) -> np.ndarray:
-    """A white strip (h, width, 3) uint8 that says what a level is."""
-    low, high = level.bounds
-    text = (
-        f'level {index}: {level.grid}x{level.grid} cells, sizes {low:g} to {high:g}, '
-        f'{len(np.unique(level.cell))} positive'
-    )
-    strip = np.full((28, width, 3), 255, np.uint8)
-    return draw_labels(strip, [(text, (0, 4, width, 28), WHITE)], size=14)
 
 
 def draw_level(targets: Targets, level: Level) -> np.ndarray:
@@ -243,16 +229,17 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     """Write the pictures of a split's first images, and print a line for each."""
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
+    head = config.model.mask_head
+    colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)  # as they are
     with error_context(config.filename):
-        dataset, padding = build_dataset(config, args.split), build_padding(config)
-    check_classes(config.filename, config.model.mask_head.get('num_classes'), dataset)
+        dataset = build_dataset(config, args.split)
+        padding = MODELS.build({**config.model.data_preprocessor, **colors})
+    check_classes(config.filename, head.get('num_classes'), dataset)
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):
         with error_context(config.filename):
-            targets = assign(
-                dataset[index], padding, config.model.mask_head, dataset.metainfo['classes']
-            )
+            targets = assign(dataset[index], padding, head, dataset.metainfo['classes'])
         path = args.out_dir / f'{index:03d}_{Path(targets.name).stem}.png'
         if not cv2.imwrite(str(path), draw_targets(targets)):
             raise InputError(f'{path}: it cannot be written; give another --out-dir')
@@ -262,19 +249,13 @@ def browse(config: Config, args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        epilog=__doc__.partition('\n\n')[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument('config', help='config file, or the name of one that mmsolov2 ships')
-    parser.add_argument(
-        '--out-dir', type=Path, default=Path('targets'), help='folder (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--split', choices=('train', 'val'), default='train', help='dataset (default: %(default)s)'
-    )
-    parser.add_argument('--num', type=int, default=8, help='images (default: %(default)s)')
+    text = '%s (default: %%(default)s)'
+    parser.add_argument('--out-dir', type=Path, default='targets', help=text % 'folder')
+    splits = ('train', 'val')
+    parser.add_argument('--split', choices=splits, default='train', help=text % 'dataset')
+    parser.add_argument('--num', type=int, default=8, help=text % 'images')
     add_cfg_options(parser)
     return parser.parse_args(argv)
 

@@ -27,14 +27,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from mmdet.structures import DetDataSample
 from tqdm import tqdm
 
 from mmsolov2.apis import (
@@ -46,10 +45,11 @@ from mmsolov2.apis import (
     read_image,
     to_coco,
 )
+from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.config import add_cfg_options
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
-from mmsolov2.fileio import AtomicLocalBackend
+from mmsolov2.fileio import require_folder, write_whole
 
 INTERRUPTED = 130  # exit status, as of a shell
 LONGEST_NAME = 255 - len('.unfinished')  # bytes that file systems take, with what a backend adds
@@ -67,7 +67,7 @@ class Predictions:
         self.images: list[dict] = []
         self.results: list[dict] = []
 
-    def add(self, index: int, image: np.ndarray, sample) -> None:
+    def add(self, index: int, image: np.ndarray, sample: DetDataSample) -> None:
         """Keep the sample of an image (H, W, 3), the one at ``index``, and draw its overlay.
 
         Raises:
@@ -81,7 +81,7 @@ class Predictions:
         done, data = cv2.imencode('.png', draw_overlay(image, sample, self.classes))
         if not done:
             raise InputError(f'{name}: its overlay of {width}x{height} pixels is too large for PNG')
-        self._save(f'overlays/{self.overlays[name]}', data.tobytes())
+        write_whole(self.folder / 'overlays' / self.overlays[name], data.tobytes())
 
     def write(self) -> None:
         """Write the JSON files; those of an earlier run stay if no image was tried."""
@@ -90,31 +90,8 @@ class Predictions:
         info = dict(description='images predicted by mmsolov2', folder=str(self.root))
         categories = coco_categories(self.classes)
         about = dict(info=info, images=self.images, annotations=[], categories=categories)
-        self._save('images.json', json.dumps(about).encode())
-        self._save('predictions.json', json.dumps(self.results).encode())
-
-    def _save(self, name: str, data: bytes) -> None:
-        """Write a file of the folder, whole or not at all."""
-        with writing(self.folder / name):
-            AtomicLocalBackend().put(data, self.folder / name)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make an error of the system an InputError of the path that is written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f'{path}: it cannot be written ({error.strerror}); give another --out-dir'
-        ) from error
-
-
-def require_writable(folder: Path) -> None:
-    """Make a folder for results, or raise InputError, before hours go by."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        write_whole(self.folder / 'images.json', json.dumps(about))
+        write_whole(self.folder / 'predictions.json', json.dumps(self.results))
 
 
 def relative_names(images: Sequence[Path]) -> tuple[Path, list[str]]:
@@ -183,7 +160,7 @@ def in_one_line(text: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Predict as the command line says; the exit status."""
     images = images_to_do(args.inputs, args.out_dir)
-    require_writable(args.out_dir / 'overlays')
+    require_folder(args.out_dir / 'overlays')
     options = {'model.test_cfg.mask_format': 'rle', **(args.cfg_options or {})}  # less memory
     model = load_detector(args.config, args.checkpoint, device=args.device, cfg_options=options)
     predictions = Predictions(args.out_dir, images, model.dataset_meta['classes'])
@@ -203,29 +180,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        epilog=__doc__.partition('\n\n')[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        'inputs',
-        metavar='INPUT',
-        nargs='+',
-        help='image, folder (with all below it) or quoted pattern, such as "photos/**/*.jpg"',
-    )
-    parser.add_argument(
-        '--config', required=True, help='config file, or the name of one that mmsolov2 ships'
-    )
+    parser = tool_parser(__doc__)
+    text = 'image, folder (with all below it) or quoted pattern, such as "photos/**/*.jpg"'
+    parser.add_argument('inputs', metavar='INPUT', nargs='+', help=text)
+    text = 'config file, or the name of one that mmsolov2 ships'
+    parser.add_argument('--config', required=True, help=text)
     parser.add_argument('--checkpoint', required=True, help='checkpoint file or address')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the results')
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        help='leave out instances with a lower score (default: %(default)s); those below '
-        'model.test_cfg.filter_thr of the config are never found',
+    text = (
+        'leave out instances with a lower score (default: %(default)s); those below '
+        'model.test_cfg.filter_thr of the config are never found'
     )
+    parser.add_argument('--score-thr', type=float, default=0.3, help=text)
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda:0 ...')
     add_cfg_options(parser)
     return parser.parse_args(argv)
