@@ -1,9 +1,11 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and finding those of a run."""
 
+import json
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -40,7 +42,16 @@ class AtomicLocalBackend(LocalBackend):
                 os.unlink(unfinished)
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, whole or not at all; its folder is made.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    AtomicLocalBackend().put(content.encode() if isinstance(content, str) else content, path)
+
+
+def latest_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint that training in a work folder goes on from, or None without one.
 
     It is the one that mmengine notes in ``last_checkpoint``, or else the newest in the folder: a
@@ -60,13 +71,38 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return str(max(found, key=os.path.getmtime)) if found else None
 
 
-def require_folder(path: str | Path) -> None:
-    """Make a folder for results, unless it is there.
+def trained_checkpoint(work_dir: str | Path) -> str:
+    """The last checkpoint of a training that is done.
 
     Raises:
-        InputError: if there can be none.
+        InputError: if it was removed.
+    """
+    checkpoint = latest_checkpoint(work_dir)
+    if checkpoint is None:
+        raise InputError(
+            f'{work_dir}: this training is done, but its checkpoint is not there; remove the '
+            'folder to train again'
+        )
+    return checkpoint
+
+
+def latest_figures(work_dir: str | Path) -> dict[str, float]:
+    """The figures of the last test in a work folder."""
+    newest = max(Path(work_dir).glob('*/*.json'), key=os.path.getmtime)
+    return json.loads(newest.read_text())
+
+
+def require_folder(path: str | Path) -> None:
+    """Make a folder for results, unless it is there, and see that it takes files.
+
+    Raises:
+        InputError: if it does not; the results of hours would have no place.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()
     except OSError as error:
-        raise InputError(f'{path}: no such folder can be made ({error.strerror})') from error
+        raise InputError(
+            f'{path}: no such folder can be made ({error.strerror}), or it cannot be written to: '
+            'choose another place'
+        ) from error

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 import mmsolov2  # noqa: F401
 from mmsolov2.compat.checkpoint_loaders import load_from_local
 from mmsolov2.errors import InputError
-from mmsolov2.fileio import AtomicLocalBackend, latest_checkpoint
+from mmsolov2.fileio import AtomicLocalBackend, latest_checkpoint, require_folder, write_whole
 
 
 class Interrupted(Exception):
@@ -144,6 +144,30 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, step):
     with pytest.raises(InputError, match='a.bin: it cannot be written .No space left on device.: '):
         AtomicLocalBackend().put(b'new', path)
     assert path.read_bytes() == b'old' and names(tmp_path) == ['a.bin']
+
+
+def test_text_and_bytes_are_written_whole_and_their_folder_is_made(tmp_path, monkeypatch):
+    path = tmp_path / 'new' / 'a.txt'
+    for content in ('1 ± 2', b'3', memoryview(b'4')):
+        write_whole(path, content)
+        expected = content.encode() if isinstance(content, str) else bytes(content)
+        assert path.read_bytes() == expected and names(path.parent) == ['a.txt']
+    monkeypatch.setattr(LocalBackend, 'put', write_half)
+    with pytest.raises(Interrupted):
+        write_whole(path, 'longer')
+    assert path.read_bytes() == b'4'
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path, monkeypatch):
+
+    def refuse(dir):
+        raise OSError(30, 'Read-only file system')
+
+    monkeypatch.setattr('mmsolov2.fileio.TemporaryFile', refuse)
+    with pytest.raises(
+        InputError, match=r'new: .* \(Read-only file system\), or it cannot be writ'
+    ):
+        require_folder(tmp_path / 'new')
 
 
 def test_backend_has_a_name():

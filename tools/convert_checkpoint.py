@@ -7,7 +7,6 @@ all that, and writes the same into OUT, under ``meta``. Every entry of IN gets i
 is written; the exit status is then 2. IN is read with torch's safe loader: it cannot run code.
 """
 
-import argparse
 import io
 import os
 import sys
@@ -17,10 +16,11 @@ from pathlib import Path
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.compat.checkpoint_loaders import TORCH_MAGICS
 from mmsolov2.converters.convert import convert, report, to_checkpoint
 from mmsolov2.errors import InputError, exit_with_message
-from mmsolov2.fileio import AtomicLocalBackend
+from mmsolov2.fileio import write_whole
 
 
 def check_paths(source: str, out: Path, *, force: bool) -> None:
@@ -57,46 +57,24 @@ def is_pickle(path: Path) -> bool:
     return start.startswith(b'\x80') and not start.startswith(TORCH_MAGICS)
 
 
-def write(checkpoint: dict, out: Path) -> None:
-    """Write a checkpoint whole or not at all.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    data = io.BytesIO()
-    torch.save(checkpoint, data)
-    AtomicLocalBackend().put(data.getbuffer(), out)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Convert as the command line says; the exit status."""
-    check_paths(args.source, args.out, force=args.force)
-    checkpoint = read(args.source)
-    try:
-        conversion = convert(checkpoint)
-    except InputError as error:
-        raise InputError(f'{args.source}: {error}') from error
-    write(to_checkpoint(conversion), args.out)
-    print(f'{report(conversion)}\nwritten: {args.out}')
-    return 0
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        epilog=__doc__.partition('\n\n')[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = tool_parser(__doc__)
     parser.add_argument('source', metavar='IN', help='checkpoint file (.pth) or address')
     parser.add_argument('out', metavar='OUT', type=Path, help='file to write; folders are made')
     parser.add_argument('--force', action='store_true', help='replace OUT if it is there')
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     with exit_with_message(args.source):
-        return run(args)
+        check_paths(args.source, args.out, force=args.force)
+        checkpoint = read(args.source)
+        try:
+            conversion = convert(checkpoint)
+        except InputError as error:
+            raise InputError(f'{args.source}: {error}') from error
+        data = io.BytesIO()
+        torch.save(to_checkpoint(conversion), data)
+        write_whole(args.out, data.getbuffer())
+        print(f'{report(conversion)}\nwritten: {args.out}')
+    return 0
 
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ training are kept: a second run skips them, and an interrupted training goes on.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError, exit_with_message
-from mmsolov2.fileio import latest_checkpoint, require_folder
+from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')
@@ -29,34 +29,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(script: str, *arguments: str) -> None:
+def run(script: str, *arguments: str | Path) -> None:
     """Print and run one of the project's tools; exit with its status if it fails."""
-    command = [
-        os.path.relpath(sys.executable),
-        os.path.relpath(ROOT / 'tools' / script),
-        *arguments,
-    ]
+    program = [os.path.relpath(path) for path in (sys.executable, ROOT / 'tools' / script)]
+    command = [*program, *map(str, arguments)]
     print(f'\n$ {" ".join(command)}', flush=True)
     status = subprocess.run(command).returncode  # noqa: PLW1510
     if status:
         sys.exit(status)
 
 
-def train(work_dir: Path, epochs: int | None) -> Path:
+def train(work_dir: Path, epochs: int | None) -> str:
     """Train unless it is done: the last checkpoint."""
-    options = ['--cfg-options', *schedule_options(epochs)] if epochs else []
+    config = Config.fromfile(CONFIG, import_custom_modules=False)
+    prepare(work_dir, f'{epochs}\n{config.pretty_text}')
     done = work_dir / 'done'
-    settings = Config.fromfile(CONFIG, import_custom_modules=False).pretty_text
-    prepare(work_dir, f'{epochs}\n{settings}')
     if not done.is_file():
-        run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume', *options)
+        squeezed = schedule_options(config, epochs) if epochs else {}
+        options = ['--cfg-options', *(f'{key}={value}' for key, value in squeezed.items())]
+        run('train.py', CONFIG, '--work-dir', work_dir, '--resume', *(options if epochs else ()))
         done.touch()
-    checkpoint = latest_checkpoint(work_dir)
-    if checkpoint is None:
-        sys.exit(
-            f'error: {work_dir}: the checkpoint of this training was removed: remove {done} too'
-        )
-    return Path(checkpoint)
+    return trained_checkpoint(work_dir)
 
 
 def prepare(work_dir: Path, wanted: str) -> None:
@@ -70,45 +63,23 @@ def prepare(work_dir: Path, wanted: str) -> None:
         raise InputError(f'{work_dir}: it holds other files than of a demo; give another --out-dir')
     require_folder(work_dir)
     if plan.is_file() and plan.read_text() != wanted:
-        for path in (
-            work_dir / 'done',
-            work_dir / 'last_checkpoint',
-            *work_dir.glob('epoch_*.pth'),
-        ):
-            path.unlink(missing_ok=True)
+        for name in ('done', 'last_checkpoint', 'epoch_*.pth'):
+            for path in work_dir.glob(name):
+                path.unlink()
     plan.write_text(wanted)
-
-
-def schedule_options(epochs: int) -> list[str]:
-    """The config's schedule squeezed into fewer epochs."""
-    return [
-        f'train_cfg.max_epochs={epochs}',
-        f'train_cfg.val_interval={epochs}',
-        f'param_scheduler.1.end={epochs}',
-        f'param_scheduler.1.T_max={epochs}',
-    ]
-
-
-def evaluate(checkpoint: Path, work_dir: Path) -> dict[str, float]:
-    """COCO figures of a checkpoint on the held-out shapes."""
-    run('test.py', CONFIG, str(checkpoint), '--work-dir', str(work_dir))
-    newest = max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-    return json.loads(newest.read_text())
 
 
 def demonstrate(args: argparse.Namespace) -> None:
     """Make the data, train, evaluate and predict."""
     out_dir = Path(args.out_dir)
+    tested, pictures = out_dir / 'test', out_dir / 'predictions'
     run('make_shapes.py', 'data/shapes')
     checkpoint = train(out_dir / 'train', args.epochs)
-    figures = evaluate(checkpoint, out_dir / 'test')
+    run('test.py', CONFIG, checkpoint, '--work-dir', tested)
     images = [f'data/shapes/val/{number:06}.png' for number in range(1, 13)]
-    pictures = out_dir / 'predictions'
-    run(
-        'predict.py', *images, '--config', CONFIG, '--checkpoint', str(checkpoint),
-        '--out-dir', str(pictures)
-    )  # fmt: skip
-    segm, bbox = figures['coco/segm_mAP'], figures['coco/bbox_mAP']
+    model = ('--config', CONFIG, '--checkpoint', checkpoint)
+    run('predict.py', *images, *model, '--out-dir', pictures)
+    segm, bbox = (latest_figures(tested)[f'coco/{kind}_mAP'] for kind in ('segm', 'bbox'))
     print(f'\nAP on held-out shapes: masks {segm:.3f}, boxes {bbox:.3f}')
     print(f'Look at the predicted masks: {(pictures / "overlays").resolve()}')
     if segm < args.min_ap:

@@ -13,7 +13,6 @@ Files of cases that fail, or that hang, stay in --out-dir, with their number. Th
 the same cases.
 """
 
-import argparse
 import contextlib
 import copy
 import faulthandler
@@ -27,6 +26,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
+from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.fileio import require_folder
@@ -93,17 +94,21 @@ def mask_of(index: int) -> np.ndarray:
     return mask
 
 
-def polygon_of(index: int) -> list[int]:
+def points_of(index: int) -> list[list[int]]:
+    """The corners [x, y] of an instance."""
     left, top, width, height = rectangle(index)
     right, bottom = left + width, top + height
-    return [left, top, right, top, right, bottom, left, bottom]
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def polygon_of(index: int) -> list[int]:
+    return [number for point in points_of(index) for number in point]
 
 
 def runs_of(index: int) -> dict:
     """Uncompressed RLE of an instance."""
-    flat = mask_of(index).ravel('F')
-    runs = np.diff(np.flatnonzero(np.diff(flat)) + 1, prepend=0, append=flat.size)
-    return dict(size=[HEIGHT, WIDTH], counts=runs.tolist())
+    runs = groupby(mask_of(index).ravel('F').tolist())
+    return dict(size=[HEIGHT, WIDTH], counts=[len([*run]) for _, run in runs])
 
 
 def packed(index: int) -> dict:
@@ -116,9 +121,9 @@ FORMS = (  # of the segmentation of an instance: all are unambiguous
     lambda index: [polygon_of(index)],
     polygon_of,
     lambda index: [[str(number) for number in polygon_of(index)]],
-    lambda index: np.reshape(polygon_of(index), (-1, 2)).tolist(),
-    lambda index: [np.reshape(polygon_of(index), (-1, 2)).tolist()],
-    lambda index: [dict(x=x, y=y) for x, y in np.reshape(polygon_of(index), (-1, 2)).tolist()],
+    points_of,
+    lambda index: [points_of(index)],
+    lambda index: [dict(x=x, y=y) for x, y in points_of(index)],
     lambda index: json.dumps([polygon_of(index)]),
     lambda index: [polygon_of(index), [1, 2], 'x', [math.nan] * 6],
     runs_of,
@@ -129,59 +134,70 @@ FORMS = (  # of the segmentation of an instance: all are unambiguous
 
 
 def made_file() -> dict:
-    """A COCO file; ``index`` of an annotation is its place in its image."""
-    images = [
-        dict(id=number, file_name=f'{number}.png', height=HEIGHT, width=WIDTH)
-        for number in range(1, IMAGES + 1)
-    ]
+    """A COCO file.
+
+    Of an annotation, ``index`` is its place in its image, and ``mark`` its place in the file;
+    ``marks`` of an image or a category are those of its annotations.
+    """
     annotations = [
         dict(
-            id=INSTANCES * (image['id'] - 1) + index + 1,
-            image_id=image['id'],
-            category_id=(image['id'] + index) % len(CLASSES) + 1,
+            id=mark + 1,
+            image_id=image,
+            category_id=(image + index) % len(CLASSES) + 1,
             bbox=list(rectangle(index)),
             area=math.prod(rectangle(index)[2:]),
             iscrowd=0,
             segmentation=FORMS[(0, 0, 8, 9)[index]](index),
             index=index,
+            mark=mark,
         )
-        for image in images
-        for index in range(INSTANCES)
+        for mark, (image, index) in enumerate(product(range(1, IMAGES + 1), range(INSTANCES)))
+    ]
+    images = [
+        dict(id=number, file_name=f'{number}.png', height=HEIGHT, width=WIDTH)
+        for number in range(1, IMAGES + 1)
     ]
     categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
+    for key, entries in ('image_id', images), ('category_id', categories):
+        for entry in entries:
+            entry['marks'] = [one['mark'] for one in annotations if one[key] == entry['id']]
     return dict(info={}, images=images, annotations=annotations, categories=categories)
 
 
-def instances_of(data: dict) -> list[Instance]:
-    """What must be trained on of a file as it is made, in the order of its annotations."""
-    return [
-        Instance(
-            f'{one["image_id"]}.png',
-            CLASSES[one['category_id'] - 1],
-            mask_of(one['index']).tobytes(),
-        )
-        for one in data['annotations']
-    ]
+def instance_of(annotation: dict) -> Instance:
+    """What must be trained on of an annotation as it is made."""
+    mask = mask_of(annotation['index']).tobytes()
+    name = CLASSES[annotation['category_id'] - 1]
+    return Instance(f'{annotation["image_id"]}.png', name, mask)
 
 
-# Mutations: each changes a file in place, and gives the annotations that it may cost
+# Mutations: each changes a file in place, and gives the marks of annotations that it may cost
 
-EVERYTHING = frozenset(range(IMAGES * INSTANCES))
-
-
-def mark(annotation: dict) -> frozenset[int]:
-    """The number by which an annotation is known whatever its order."""
-    return frozenset([annotation['mark']])
+EVERYTHING = set(range(IMAGES * INSTANCES))
 
 
-def shuffle(rng: random.Random, data: dict) -> frozenset[int]:
+def marks(annotations: Sequence[dict]) -> set[int]:
+    """What annotations are known by, whatever their order."""
+    return {one['mark'] for one in annotations}
+
+
+def some(rng: random.Random, data: dict) -> list[dict]:
+    """Some annotations, at least one."""
+    return rng.sample(data['annotations'], rng.randint(1, len(data['annotations'])))
+
+
+def few(rng: random.Random, data: dict) -> list[dict]:
+    """One annotation, more seldom two, or all of them."""
+    return rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
+
+
+def shuffle(rng: random.Random, data: dict) -> None:
     """Another order of everything."""
     for key in ('images', 'annotations', 'categories'):
         rng.shuffle(data[key])
-    return frozenset()
 
 
-def retype_ids(rng: random.Random, data: dict) -> frozenset[int]:
+def retype_ids(rng: random.Random, data: dict) -> None:
     """Ids as texts or floats in some places."""
     for entries, key in (
         ('images', 'id'), ('annotations', 'image_id'), ('annotations', 'category_id'),
@@ -191,28 +207,26 @@ def retype_ids(rng: random.Random, data: dict) -> frozenset[int]:
         for entry in data[entries]:
             if type(entry.get(key)) is int and rng.random() < 0.7:
                 entry[key] = convert(entry[key]) if abs(entry[key]) < 2**53 else entry[key]
-    return frozenset()
 
 
-def renumber(rng: random.Random, data: dict) -> frozenset[int]:
+def renumber(rng: random.Random, data: dict) -> None:
     """Other ids, where all are whole."""
     entries, key = rng.choice([('images', 'image_id'), ('categories', 'category_id')])
-    numbers = {one.get('id') if type(one.get('id')) is int else None for one in data[entries]}
-    own = {one.get(key) if type(one.get(key)) is int else None for one in data['annotations']}
-    if None in numbers | own:
-        return frozenset()
+    values = [one.get('id') for one in data[entries]]
+    values += [one.get(key) for one in data['annotations']]
+    if any(type(value) is not int for value in values):
+        return
     shift = rng.choice([1, -5, 1000, 2**40, 2**70])
     for one in data[entries]:
         one['id'] += shift
     for one in data['annotations']:
         one[key] += shift
-    return frozenset()
 
 
-def odd_optional(rng: random.Random, data: dict) -> frozenset[int]:
+def odd_optional(rng: random.Random, data: dict) -> None:
     """Optional values that are missing, or boxes and areas that contradict the mask."""
     numbers = (0, -1, 0.2, math.nan, math.inf, -math.inf, 1e308, -1e308, 10**30, 10**400)
-    for one in rng.sample(data['annotations'], rng.randint(1, len(data['annotations']))):
+    for one in some(rng, data):
         key = rng.choice(['bbox', 'area', 'iscrowd', 'id', 'ignore'])
         if key == 'bbox' and rng.random() < 0.6:
             one['bbox'] = [rng.choice(numbers) for _ in range(4)]
@@ -222,46 +236,41 @@ def odd_optional(rng: random.Random, data: dict) -> frozenset[int]:
             one[key] = None
         else:
             one.pop(key, None)
-    return frozenset()
 
 
-def other_form(rng: random.Random, data: dict) -> frozenset[int]:
+def other_form(rng: random.Random, data: dict) -> None:
     """Segmentations as other exports write them."""
-    for one in rng.sample(data['annotations'], rng.randint(1, len(data['annotations']))):
+    for one in some(rng, data):
         one['segmentation'] = rng.choice(FORMS)(one['index'])
-    return frozenset()
 
 
-def more_keys(rng: random.Random, data: dict) -> frozenset[int]:
+def more_keys(rng: random.Random, data: dict) -> None:
     """Keys that nobody asked for."""
     data[rng.choice(['info', 'licenses', 'x'])] = rng.choice(JUNK)
     rng.choice(data['annotations'])['attributes'] = rng.choice(JUNK)
     rng.choice(data['categories'])['supercategory'] = rng.choice(JUNK)
     for image in data['images']:
         image.update(license=rng.choice(JUNK), height=float(HEIGHT), width=float(WIDTH))
-    return frozenset()
 
 
-def no_instance(rng: random.Random, data: dict) -> frozenset[int]:
+def no_instance(rng: random.Random, data: dict) -> set[int]:
     """Crowd regions, ``ignore``, no or an impossible segmentation, an unlisted image."""
     change = rng.choice([
         dict(iscrowd=1), dict(ignore=1), dict(segmentation=rng.choice(JUNK)), dict(image_id=99),
         dict(segmentation=[[9, 9, 20, 20]]), dict(segmentation=[[1e5, 1e5, 2e5, 1e5, 2e5, 2e5]]),
     ])  # fmt: skip
-    few = rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
-    for one in few:
+    changed = few(rng, data)
+    for one in changed:
         one.update(change)
-    return frozenset().union(*map(mark, few))
+    return marks(changed)
 
 
-def other_numbers(rng: random.Random, data: dict) -> frozenset[int]:
+def other_numbers(rng: random.Random, data: dict) -> set[int]:
     """Polygons whose numbers mean something else, broken ones, or ones without a pixel."""
-    few = rng.sample(data['annotations'], rng.choice([1, 1, 2, len(data['annotations'])]))
-    kind = rng.randrange(7)
-    for one in few:
+    changed, kind = few(rng, data), rng.randrange(7)
+    for one in changed:
         left, top, width, height = rectangle(one['index'])
-        x, y = np.reshape(polygon_of(one['index']), (-1, 2)).T.tolist()
-        points = list(zip(x, y, strict=True))
+        points = points_of(one['index'])
         one['segmentation'] = [
             [[n for point in points for n in (*point, rng.choice([2, 0.5, 255]))]],
             [[n for a, b in points for n in (a / WIDTH, b / HEIGHT)]],
@@ -271,10 +280,10 @@ def other_numbers(rng: random.Random, data: dict) -> frozenset[int]:
             [[left, top, left + width, top + height, left, top]],
             [[n if rng.random() < 0.8 else rng.choice(JUNK) for point in points for n in point]],
         ][kind]
-    return frozenset().union(*map(mark, few))
+    return marks(changed)
 
 
-def wrong_runs(rng: random.Random, data: dict) -> frozenset[int]:
+def wrong_runs(rng: random.Random, data: dict) -> set[int]:
     """RLE that does not add up, or not as it should."""
     one = rng.choice(data['annotations'])
     rle = rng.choice([runs_of, packed])(one['index'])
@@ -289,19 +298,19 @@ def wrong_runs(rng: random.Random, data: dict) -> frozenset[int]:
     if rng.random() < 0.2:
         rle['size'] = rng.choice([None, [], [WIDTH, HEIGHT], [0, 0], [-1, 5], ['40', '56'], 'x'])
     one['segmentation'] = rle
-    return mark(one)
+    return marks([one])
 
 
-def equal_ids(rng: random.Random, data: dict) -> frozenset[int]:
+def equal_ids(rng: random.Random, data: dict) -> set[int]:
     """Two images or categories of one id or name, or annotations, where it is no fault."""
     key = rng.choice(['images', 'categories', 'annotations'])
     first, second = rng.sample(data[key], 2)
     name = rng.choice(['id', 'name']) if key == 'categories' else 'id'
     second[name] = rng.choice([first.get(name), str(first.get(name))])
-    return EVERYTHING if key != 'annotations' else frozenset()
+    return EVERYTHING if key != 'annotations' else set()
 
 
-def junk_value(rng: random.Random, data: dict) -> frozenset[int]:
+def junk_value(rng: random.Random, data: dict) -> set[int]:
     """A value of any type anywhere, or none."""
     key = rng.choice(['images', 'annotations', 'annotations', 'annotations', 'categories'])
     entry = rng.choice(data[key])
@@ -310,10 +319,10 @@ def junk_value(rng: random.Random, data: dict) -> frozenset[int]:
         del entry[name]
     else:
         entry[name] = rng.choice(JUNK)
-    return mark(entry) if key == 'annotations' else frozenset(entry['marks'])
+    return marks([entry]) if key == 'annotations' else set(entry['marks'])
 
 
-def junk_entry(rng: random.Random, data: dict) -> frozenset[int]:
+def junk_entry(rng: random.Random, data: dict) -> set[int]:
     """Something else in the place of an entry or a list, or nothing."""
     key = rng.choice(['images', 'annotations', 'categories'])
     if rng.random() < 0.5:
@@ -328,31 +337,19 @@ HARMFUL = (no_instance, other_numbers, wrong_runs, equal_ids, junk_value)
 LAST = (junk_entry,)  # after it the file has not the parts that others look for
 
 
-def mutated(rng: random.Random) -> tuple[str, frozenset[int], list[str]]:
+def mutated(rng: random.Random) -> tuple[str, set[int], list[str]]:
     """The text of a mutated file, the annotations that it may cost, and the mutations' names."""
-    data = made_file()
-    for number, one in enumerate(data['annotations']):
-        one['mark'] = number
-    for key, name in ('images', 'image_id'), ('categories', 'category_id'):
-        for entry in data[key]:
-            entry['marks'] = [
-                one['mark'] for one in data['annotations'] if one[name] == entry['id']
-            ]
+    data, cost = made_file(), set()
     chosen = rng.sample(HARMLESS, rng.randint(0, 3))
     chosen += rng.choices(HARMFUL, k=rng.choice([0, 1, 1, 2]))
     chosen += LAST if rng.random() < 0.05 else ()
-    cost = frozenset()
     for mutation in chosen:
-        cost |= mutation(rng, data)
+        cost |= mutation(rng, data) or set()
     text, names = json.dumps(data), [mutation.__name__ for mutation in chosen]
     if rng.random() < 0.1:
         place = rng.randrange(len(text))
-        text = (
-            text[:place]
-            + rng.choice(['', '0', '-', '"', '[', '}', 'null', 'é'])
-            + text[place + 1 :]
-        )
-        return text, EVERYTHING, [*names, 'other_character']
+        other = rng.choice(['', '0', '-', '"', '[', '}', 'null', 'é'])
+        return text[:place] + other + text[place + 1 :], EVERYTHING, [*names, 'other_character']
     return text, cost, names
 
 
@@ -387,11 +384,8 @@ def evaluated(file: Path) -> float:
     metric.dataset_meta = dict(classes=CLASSES)
     truth = made_file()
     for image in metric._coco_api.dataset['images']:
-        own = [
-            one
-            for one in truth['annotations']
-            if f'{one["image_id"]}.png' == image.get('file_name')
-        ]
+        name = image.get('file_name')
+        own = [one for one in truth['annotations'] if f'{one["image_id"]}.png' == name]
         masks = torch.from_numpy(np.array([mask_of(one['index']) for one in own])).bool()
         masks = masks.view(-1, HEIGHT, WIDTH)
         found = dict(
@@ -418,7 +412,7 @@ def attempt(use: Callable, file: Path) -> tuple[object, str]:
         return None, f'{use.__name__}: {type(error).__name__}: {error}'
 
 
-def fault_of(file: Path, cost: frozenset[int]) -> tuple[bool, str]:
+def fault_of(file: Path, cost: set[int]) -> tuple[bool, str]:
     """Whether a file trains, and what is wrong with what comes of it; empty if nothing is."""
     found, fault = attempt(trained, file)
     figure, other = attempt(evaluated, file)
@@ -429,7 +423,7 @@ def fault_of(file: Path, cost: frozenset[int]) -> tuple[bool, str]:
     if not cost and figure != 1:
         return False, f'perfect predictions have a mask AP of {figure}'
     if found is not None:
-        every = instances_of(made_file())
+        every = [*map(instance_of, made_file()['annotations'])]
         lost = Counter(one for number, one in enumerate(every) if number not in cost)
         lost -= Counter(found)
         if lost:
@@ -475,22 +469,14 @@ def fuzz(folder: Path, cases: int, seed: int) -> tuple[Counter, list[str]]:
     return counts, faults
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        epilog=__doc__.partition('\n\n')[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('--cases', type=int, default=5000, help='files (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of all cases (default: %(default)s)')
-    parser.add_argument(
-        '--out-dir', type=Path, help='folder for files of cases that fail (default: a new one)'
-    )
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+    parser = tool_parser(__doc__)
+    text = '%s (default: %%(default)s)'
+    parser.add_argument('--cases', type=int, default=5000, help=text % 'files')
+    parser.add_argument('--seed', type=int, default=0, help=text % 'of all cases')
+    text = 'folder for files of cases that fail (default: a new one)'
+    parser.add_argument('--out-dir', type=Path, help=text)
+    args = parser.parse_args(argv)
     init_default_scope('mmdet')
     folder = args.out_dir or Path(tempfile.mkdtemp(prefix='fuzz-'))
     with exit_with_message(str(folder)):

@@ -15,16 +15,15 @@ With --alike all shapes of an image are copies of one, whole and apart: nothing 
 tells them from each other.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,10 +33,16 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 SPLITS = ('train', 'val')
 DESCRIPTION = 'Shapes: textured, overlapping shapes with exact visible masks'
 RECIPE = 1  # raise it when the same arguments would give other files
-MADE_WITH = 'made_with.json'
+MADE_WITH = 'annotations/made_with.json'  # written last
+OWN = re.compile(r'annotations/(train|val|made_with)\.json|(train|val)/\d{6}\.png')
 
 UNIT = 1024  # 1.0 in fixed point
 HOLE = 563  # radius of a ring's hole, of an outer radius of UNIT
+POLYGONS = {  # sides, how far they are off the centre, and how many of them a point is inside of
+    'square': (4, 724, 4),
+    'triangle': (3, 512, 3),
+    'star': (5, 316, 4),
+}
 AREAS = {'circle': 3217, 'square': 2048, 'triangle': 1330, 'star': 1150, 'ring': 2244}  # radius 1
 
 # (least, most) square root of a shape's area; each pair is drawn with equal chance
@@ -55,25 +60,6 @@ Rng = np.random.Generator
 Texture = Callable[[Rng, Array, Array, int], Array]
 
 
-class FolderError(Exception):
-    """The output folder cannot be used as asked; the text names it and the remedy."""
-
-
-class Polygon(NamedTuple):
-    """A form as half-planes: inside where `need` of `sides` hold, each `reach` off the centre."""
-
-    sides: int
-    need: int
-    reach: int
-
-
-POLYGONS = {
-    'square': Polygon(4, 4, 724),
-    'triangle': Polygon(3, 3, 512),
-    'star': Polygon(5, 4, 316),
-}
-
-
 class Scene(NamedTuple):
     """An image in the making; `owner` holds 0 for background and i for the i-th shape."""
 
@@ -84,40 +70,25 @@ class Scene(NamedTuple):
     colours: list[Array]  # (3,) int64, mean of the background and of each shape
 
 
-def direction(degrees: int) -> tuple[int, int]:
-    """(cosine, sine) of an angle in whole degrees, in fixed point."""
-    turn = math.radians(degrees)
-    return round(UNIT * math.cos(turn)), round(UNIT * math.sin(turn))
+# Forms
 
 
 def along(y: Array, x: Array, degrees: int) -> Array:
     """(H, W): how far each pixel lies in a direction, in fixed point."""
-    cos, sin = direction(degrees)
-    return x * cos + y * sin
-
-
-def disc(u: Array, v: Array, radius: int) -> Array:
-    """(S, S) bool: the points no further than `radius` from the centre."""
-    return u * u + v * v <= radius * radius
-
-
-def polygon(u: Array, v: Array, radius: int, form: Polygon) -> Array:
-    """(S, S) bool: the points inside a regular polygon or star of that circumradius."""
-    step = 360 // form.sides
-    limit = form.reach * radius
-    hits = sum((along(v, u, k * step) <= limit).astype(int) for k in range(form.sides))
-    return hits >= form.need
+    turn = math.radians(degrees)
+    return x * round(UNIT * math.cos(turn)) + y * round(UNIT * math.sin(turn))
 
 
 def rasterise(kind: str, radius: int, angle: int = 0, squeeze: int = 100) -> Array:
     """(2R+1, 2R+1) bool: the form turned by `angle` degrees, one axis at `squeeze` percent."""
-    offsets = np.arange(-radius, radius + 1, dtype=np.int64)
-    y, x = offsets[:, None], offsets[None, :]
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     u, v = along(y, x, angle) * 100 // squeeze, along(y, x, angle + 90)
     if kind in POLYGONS:
-        return polygon(u, v, radius * UNIT, POLYGONS[kind])
-    inside = disc(u, v, radius * UNIT)
-    return inside & ~disc(u, v, radius * HOLE) if kind == 'ring' else inside
+        sides, reach, need = POLYGONS[kind]
+        turns = range(0, 360, 360 // sides)
+        return sum(along(v, u, turn) <= reach * radius * UNIT for turn in turns) >= need
+    square, hole = u * u + v * v, radius * HOLE if kind == 'ring' else -1
+    return (square <= (radius * UNIT) ** 2) & (square > hole * abs(hole))
 
 
 def random_form(rng: Rng, kind: str, largest: int) -> Array:
@@ -129,53 +100,48 @@ def random_form(rng: Rng, kind: str, largest: int) -> Array:
     return rasterise(kind, radius, UPRIGHT + int(rng.integers(-TURN, TURN + 1)), squeeze)
 
 
-def grid(height: int, width: int) -> tuple[Array, Array]:
-    """(H, 1) and (1, W) int32: row and column numbers."""
-    rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
-    return rows[:, None], columns[None, :]
+# Textures: (H, W) from 0 to 256, of rows y (H, 1) and columns x (1, W), about `cell` pixels fine
 
 
 def gradient(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32 from 0 to 256: a ramp in a random direction; `cell` is not used."""
+    """A ramp in a random direction; `cell` is not used."""
     ramp = along(y, x, int(rng.integers(360)))
     ramp = ramp - ramp.min()
     return ramp * 256 // max(1, int(ramp.max()))
 
 
 def stripes(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32, 0 or 256: bands `cell` pixels wide in a random direction."""
+    """Bands `cell` pixels wide in a random direction."""
     return along(y, x, int(rng.integers(180))) // (cell * UNIT) % 2 * 256
 
 
 def checks(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32, 0 or 256: a turned chessboard with fields `cell` pixels wide."""
+    """A turned chessboard with fields `cell` pixels wide."""
     angle, pitch = int(rng.integers(90)), cell * UNIT
     return (along(y, x, angle) // pitch + along(y, x, angle + 90) // pitch) % 2 * 256
 
 
 def dots(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32, 0 or 256: dots about `cell` pixels wide on a turned grid."""
+    """Dots about `cell` pixels wide on a turned grid."""
     angle, pitch = int(rng.integers(90)), (cell * 3 + 3) // 2 * UNIT
-    u = along(y, x, angle) % pitch - pitch // 2
-    v = along(y, x, angle + 90) % pitch - pitch // 2
-    return disc(u, v, pitch * 3 // 10) * np.int32(256)
+    u, v = (along(y, x, turn) % pitch - pitch // 2 for turn in (angle, angle + 90))
+    return (u * u + v * v <= (pitch * 3 // 10) ** 2) * np.int32(256)
 
 
 def noise(rng: Rng, y: Array, x: Array, cell: int) -> Array:
-    """(H, W) int32 from 0 to 256: blotches about half a `cell` wide."""
+    """Blotches about half a `cell` wide."""
     side = (cell + 1) // 2
     shape = (y.size // side + 1, x.size // side + 1)
     return rng.integers(0, 257, shape, np.int32)[y // side, x // side]
 
 
-TEXTURES = {  # of each class
-    'circle': dots,
-    'square': checks,
-    'triangle': stripes,
-    'star': gradient,
-    'ring': noise,
+LOOKS = {  # texture and hue, of 1536, of each class
+    'circle': (dots, 0),
+    'square': (checks, 1000),
+    'triangle': (stripes, 256),
+    'star': (gradient, 1290),
+    'ring': (noise, 512),
 }
-HUES = {'circle': 0, 'triangle': 256, 'ring': 512, 'square': 1000, 'star': 1290}  # of 1536
 HUE_SPREAD = 90  # to either side
 BACKDROPS = (gradient, stripes, noise)
 
@@ -193,11 +159,19 @@ def partner(rng: Rng, colour: Array, low: int, high: int) -> Array:
     return colour + (goal - colour) * int(rng.integers(low, high + 1)) // 100
 
 
+def far_colour(rng: Rng, hue: int, taken: Sequence[Array]) -> Array:
+    """(3,) int64: of some vivid colours around a hue the one least like all those in `taken`."""
+    low, high = (hue - HUE_SPREAD, 110, 90), (hue + HUE_SPREAD, 256, 256)
+    colours = bgr(*rng.integers(low, high, (10, 3)).T)
+    gaps = np.abs(colours[:, None] - np.array(taken)).sum(2).min(1)
+    return colours[gaps.argmax()]
+
+
 def weave(
     rng: Rng, texture: Texture, height: int, width: int, first: Array, second: Array
 ) -> Array:
     """(H, W, 3) uint8: two colours in a texture, with a fine grain."""
-    y, x = grid(height, width)
+    y, x = (axis.astype(np.int32) for axis in np.ogrid[:height, :width])
     coarsest = min(8, min(height, width) // 8)
     weights = texture(rng, y, x, int(rng.integers(2, coarsest + 3)))
     ramp = first + (second - first) * np.arange(257)[:, None] // 256
@@ -205,12 +179,7 @@ def weave(
     return np.take(ramp, weights, axis=0) + rng.integers(0, 11, (height, width, 1), np.uint8)
 
 
-def far_colour(rng: Rng, hue: int, taken: Sequence[Array]) -> Array:
-    """(3,) int64: of some vivid colours around a hue the one least like all those in `taken`."""
-    low, high = (hue - HUE_SPREAD, 110, 90), (hue + HUE_SPREAD, 256, 256)
-    colours = bgr(*rng.integers(low, high, (10, 3)).T)
-    gaps = np.abs(colours[:, None] - np.array(taken)).sum(2).min(1)
-    return colours[gaps.argmax()]
+# Scenes
 
 
 def backdrop(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
@@ -222,57 +191,40 @@ def backdrop(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
     return weave(rng, texture, height, width, first, second), (first + second) // 2
 
 
-def window(centre: int, radius: int, length: int) -> tuple[slice, slice]:
-    """Along one axis: the part of an image under a form, and the part of the form on the image."""
-    low, high = max(0, centre - radius), min(length, centre + radius + 1)
-    return slice(low, high), slice(low - centre + radius, high - centre + radius)
-
-
 def cover(owner: Array, form: Array, row: int, column: int) -> Array:
-    """(H, W) uint8: `owner` after the form has been laid on it as one more shape."""
-    radius = form.shape[0] // 2
-    rows, form_rows = window(row, radius, owner.shape[0])
-    columns, form_columns = window(column, radius, owner.shape[1])
-    covered = owner.copy()
-    covered[rows, columns][form[form_rows, form_columns]] = owner.max() + 1
-    return covered
-
-
-def all_visible(owner: Array, areas: Sequence[int], percent: int) -> bool:
-    """Whether so much is seen of each shape, given its pixels before anything hid it."""
-    seen = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
-    share = np.array(areas) * percent
-    return bool(np.all((seen >= MIN_VISIBLE_PIXELS) & (seen * 100 >= share)))
-
-
-def random_spot(rng: Rng, owner: Array, margin: int) -> tuple[int, int]:
-    """(row, column) of a random pixel off the rim, by preference one that is on a shape."""
-    size = np.array(owner.shape)
-    low = np.minimum(margin, (size - 1) // 2)
-    spots = rng.integers(low, size - low, (2, 2)).tolist()
-    row, column = spots[0] if owner[tuple(spots[0])] else spots[1]
-    return row, column
+    """(H, W) uint8: `owner` after the form has been laid on it, with its centre at a pixel."""
+    (height, width), size, rim = owner.shape, len(form), len(form) // 2
+    covered = cv2.copyMakeBorder(owner, rim, rim, rim, rim, cv2.BORDER_CONSTANT)
+    covered[row : row + size, column : column + size][form] = owner.max() + 1
+    return covered[rim : rim + height, rim : rim + width]
 
 
 def find_place(rng: Rng, scene: Scene, form: Array, percent: int) -> Array | None:
-    """(H, W) uint8 owners with the form where `percent` of each shape is seen, if one is met."""
-    areas = [*scene.areas, int(form.sum())]
+    """(H, W) uint8 owners with the form where `percent` of each shape is seen, if one is met.
+
+    Places are off the rim, by preference on a shape.
+    """
+    owner, areas = scene.owner, np.array([*scene.areas, form.sum()])
+    size = np.array(owner.shape)
+    low = np.minimum(len(form) // 4, (size - 1) // 2)
     for _ in range(TRIES):
-        spot = random_spot(rng, scene.owner, form.shape[0] // 4)
-        covered = cover(scene.owner, form, *spot)
-        if all_visible(covered, areas, percent):
+        first, second = rng.integers(low, size - low, (2, 2)).tolist()
+        covered = cover(owner, form, *(first if owner[tuple(first)] else second))
+        seen = np.bincount(covered.ravel(), minlength=len(areas) + 1)[1:]
+        if np.all((seen >= MIN_VISIBLE_PIXELS) & (seen * 100 >= areas * percent)):
             return covered
     return None
 
 
 def paint(rng: Rng, scene: Scene, fresh: Array, kind: str, taken: Sequence[Array]) -> None:
     """Fill the pixels `fresh` (H, W) bool with a class's texture and hue, unlike those taken."""
-    left, top, width, height = tight_box(fresh)
+    left, top, width, height = cv2.boundingRect(fresh.view(np.uint8))
     inside = slice(top, top + height), slice(left, left + width)
-    colour = far_colour(rng, HUES[kind], taken)
+    texture, hue = LOOKS[kind]
+    colour = far_colour(rng, hue, taken)
     strength = min(45, 15 + min(height, width))  # gentle on tiny shapes, to keep their form
     shade = partner(rng, colour, strength // 2, strength)
-    woven = weave(rng, TEXTURES[kind], height, width, colour, shade)
+    woven = weave(rng, texture, height, width, colour, shade)
     scene.image[inside][fresh[inside]] = woven[fresh[inside]]
     scene.colours.append((colour + shade) // 2)
 
@@ -320,43 +272,22 @@ def make_scene(
     return scene
 
 
-def tight_box(mask: Array) -> list[int]:
-    """[x, y, width, height] of the True pixels of a mask (H, W) bool that has some."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+# Files
 
 
-def encode(mask: Array) -> dict[str, Any]:
-    """COCO's compressed run-length form of a mask (H, W) bool, ready for JSON."""
-    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {'counts': runs['counts'].decode('ascii'), 'size': [int(n) for n in runs['size']]}
-
-
-def annotate(scene: Scene, image_id: int) -> Iterator[dict[str, Any]]:
+def annotate(scene: Scene, image_id: int) -> Iterator[dict]:
     """The COCO annotations of a scene, without ids, from the shape painted first to the last."""
     for number, kind in enumerate(scene.kinds, start=1):
-        mask = scene.owner == number
+        mask = (scene.owner == number).view(np.uint8)
+        runs = coco_mask.encode(np.asfortranarray(mask))
         yield {
             'image_id': image_id,
             'category_id': kind + 1,
-            'segmentation': encode(mask),
-            'bbox': tight_box(mask),
-            'area': int(mask.sum()),
+            'segmentation': {'counts': runs['counts'].decode('ascii'), 'size': [*mask.shape]},
+            'bbox': [*cv2.boundingRect(mask)],
+            'area': int(coco_mask.area(runs)),
             'iscrowd': 0,
         }
-
-
-def coco_header() -> dict[str, Any]:
-    """The parts of a COCO file that are the same in every split."""
-    return {
-        'info': {'description': DESCRIPTION, 'version': str(RECIPE)},
-        'licenses': [],
-        'categories': [
-            {'id': number, 'name': name, 'supercategory': 'shape'}
-            for number, name in enumerate(CLASSES, start=1)
-        ],
-    }
 
 
 def image_name(index: int) -> str:
@@ -372,13 +303,13 @@ def write_png(path: Path, image: Array) -> None:
     path.write_bytes(data.tobytes())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: dict) -> None:
     """Write JSON whose bytes depend on the content alone."""
     text = json.dumps(content, sort_keys=True, separators=(',', ':')) + '\n'
     path.write_bytes(text.encode('ascii'))
 
 
-def write_split(out: Path, split: str, wanted: dict[str, int]) -> list[dict[str, Any]]:
+def write_split(out: Path, split: str, wanted: dict[str, int]) -> list[dict]:
     """Write the images of a split, then its COCO file; return the annotations."""
     height, width = wanted['height'], wanted['width']
     images, annotations = [], []
@@ -390,17 +321,24 @@ def write_split(out: Path, split: str, wanted: dict[str, int]) -> list[dict[str,
         annotations.extend(annotate(scene, index + 1))
     for number, annotation in enumerate(annotations, start=1):
         annotation['id'] = number
-    content = {**coco_header(), 'images': images, 'annotations': annotations}
+    content = {
+        'info': {'description': DESCRIPTION, 'version': str(RECIPE)},
+        'licenses': [],
+        'categories': [
+            {'id': number, 'name': name, 'supercategory': 'shape'}
+            for number, name in enumerate(CLASSES, start=1)
+        ],
+        'images': images,
+        'annotations': annotations,
+    }
     write_json(out / 'annotations' / f'{split}.json', content)
     return annotations
 
 
 def expected_files(wanted: dict[str, int]) -> set[str]:
     """Paths, relative to OUT, of all files of a finished set."""
-    files = {f'annotations/{name}' for name in ('train.json', 'val.json', MADE_WITH)}
-    for split in SPLITS:
-        files |= {f'{split}/{image_name(index)}' for index in range(wanted[f'num_{split}'])}
-    return files
+    images = {f'{s}/{image_name(index)}' for s in SPLITS for index in range(wanted[f'num_{s}'])}
+    return images | {f'annotations/{split}.json' for split in SPLITS} | {MADE_WITH}
 
 
 def present_files(out: Path) -> set[str]:
@@ -408,41 +346,30 @@ def present_files(out: Path) -> set[str]:
     return {path.relative_to(out).as_posix() for path in out.rglob('*') if not path.is_dir()}
 
 
-def is_own(name: str) -> bool:
-    """Whether a path relative to OUT is one that this script may have written."""
-    folder, _, file = name.rpartition('/')
-    if folder == 'annotations':
-        return file in ('train.json', 'val.json', MADE_WITH)
-    return folder in SPLITS and len(file) == 10 and file[:6].isdigit() and file.endswith('.png')
-
-
 def read_made_with(out: Path) -> dict[str, int] | None:
     """The arguments that a finished set was made with; None for any other folder."""
     try:
-        content = json.loads((out / 'annotations' / MADE_WITH).read_bytes())
+        content = json.loads((out / MADE_WITH).read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 
 
-def spell(arguments: dict[str, int]) -> str:
-    """Arguments on one line, for a message."""
-    return ' '.join(f'{name}={value}' for name, value in sorted(arguments.items()))
-
-
 def check_folder(out: Path, wanted: dict[str, int]) -> None:
-    """Raise FolderError when writing the set to OUT would spoil what is there."""
+    """Raise FileExistsError when writing the set to OUT would spoil what is there."""
     found = read_made_with(out)
     if found not in (None, wanted):
-        raise FolderError(
-            f'{out} holds a set made with other arguments\n'
-            f'  there:  {spell(found)}\n'
-            f'  wanted: {spell(wanted)}\n'
+        there, here = (
+            ' '.join(f'{name}={value}' for name, value in sorted(arguments.items()))
+            for arguments in (found, wanted)
+        )
+        raise FileExistsError(
+            f'{out} holds a set made with other arguments\n  there:  {there}\n  wanted: {here}\n'
             'Give another OUT folder, the arguments of the set there, or --overwrite.'
         )
-    strange = sorted(name for name in present_files(out) if not is_own(name))
+    strange = sorted(name for name in present_files(out) if not OWN.fullmatch(name))
     if strange and found is None:
-        raise FolderError(
+        raise FileExistsError(
             f'{out} holds files that are not of this set, such as {strange[0]}\n'
             'Give a new or empty OUT folder, or --overwrite (which keeps such files).'
         )
@@ -450,17 +377,11 @@ def check_folder(out: Path, wanted: dict[str, int]) -> None:
 
 def prepare_folder(out: Path) -> None:
     """Make the folders and remove what an earlier run left, its mark of completion first."""
-    (out / 'annotations' / MADE_WITH).unlink(missing_ok=True)
-    for name in present_files(out):
-        if is_own(name):
-            (out / name).unlink()
+    (out / MADE_WITH).unlink(missing_ok=True)
+    for name in filter(OWN.fullmatch, present_files(out)):
+        (out / name).unlink()
     for folder in ('annotations', *SPLITS):
         (out / folder).mkdir(parents=True, exist_ok=True)
-
-
-def is_finished(out: Path, wanted: dict[str, int]) -> bool:
-    """Whether OUT already holds the whole set for these arguments."""
-    return read_made_with(out) == wanted and expected_files(wanted) <= present_files(out)
 
 
 def size_name(area: int) -> str:
@@ -470,7 +391,7 @@ def size_name(area: int) -> str:
     return 'medium' if area <= LARGE else 'large'
 
 
-def summarise(out: Path, wanted: dict[str, int], annotations: list[dict[str, Any]]) -> str:
+def summarise(out: Path, wanted: dict[str, int], annotations: list[dict]) -> str:
     """One line: images, instances of each class, share of each size."""
     kinds = Counter(CLASSES[item['category_id'] - 1] for item in annotations)
     sizes = Counter(size_name(item['area']) for item in annotations)
@@ -484,28 +405,26 @@ def summarise(out: Path, wanted: dict[str, int], annotations: list[dict[str, Any
 def make_set(out: Path, wanted: dict[str, int], overwrite: bool = False) -> str:
     """Write the set to OUT, unless it is there already; return a line that says what was done."""
     if not overwrite:
-        if is_finished(out, wanted):
+        if read_made_with(out) == wanted and expected_files(wanted) <= present_files(out):
             return f'{out}: already made with these arguments, nothing to do'
         check_folder(out, wanted)
     prepare_folder(out)
     annotations = [item for split in SPLITS for item in write_split(out, split, wanted)]
-    write_json(out / 'annotations' / MADE_WITH, wanted)
+    write_json(out / MADE_WITH, wanted)
     return summarise(out, wanted, annotations)
+
+
+# Command line
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """A parser of whole numbers from `low` to `high`, for argparse."""
 
     def parse(text: str) -> int:
-        """The number in `text`."""
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
+        if not text.isdecimal() or not low <= int(text) <= high:
             message = f'{text!r} will not do: give a whole number from {low} to {high}'
             raise argparse.ArgumentTypeError(message)
-        return value
+        return int(text)
 
     return parse
 
@@ -513,10 +432,10 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 def folder(text: str) -> Path:
     """The path in `text`, which is a folder or can become one, for argparse."""
     path = Path(text)
-    nearest = next((p for p in (path, *path.parents) if p.exists()), None)
-    if nearest is not None and not nearest.is_dir():
-        message = f'{text!r} will not do: {nearest} is a file; give a folder, new or empty'
-        raise argparse.ArgumentTypeError(message)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            message = f'{text!r} will not do: {place} is a file; give a folder, new or empty'
+            raise argparse.ArgumentTypeError(message)
     return path
 
 
@@ -550,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         del wanted['alike']  # sets made before there was the option have not got it
     try:
         print(make_set(out, {**wanted, 'recipe': RECIPE}, overwrite))
-    except (FolderError, OSError) as error:
+    except OSError as error:
         parser.error(str(error))
     return 0
 

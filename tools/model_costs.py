@@ -5,9 +5,7 @@
 Nothing is computed: the models run on tensors without values. It takes seconds, and no memory.
 """
 
-import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import mmdet
 import torch
@@ -16,7 +14,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, error_context, find_config, open_config
+from mmsolov2.cli.tables import markdown_table
 from mmsolov2.errors import InputError, exit_with_message
 from mmsolov2.registry import MODELS
 
@@ -27,19 +27,6 @@ OTHER_NAMES = {  # of models that mmdet names otherwise
     'solo_r50_fpn_ms-3x_coco': 'solo_r50_fpn_3x_coco',
     'decoupled-solo_r50_fpn_ms-3x_coco': 'decoupled-solo_r50_fpn_3x_coco',
 }
-
-
-class Costs(NamedTuple):
-    """What a model costs."""
-
-    parameters: int
-    multiply_adds: int
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Parameters and multiply-adds of models')
-    parser.add_argument('configs', nargs='*', help='configs; the default is all of configs/solov2')
-    return parser.parse_args()
 
 
 def without_values(config: Config) -> nn.Module:
@@ -60,8 +47,14 @@ def test_size(config: Config) -> tuple[int, int]:
     return height, width
 
 
-def costs(config: Config, size: tuple[int, int]) -> Costs:
-    """Costs of the network on one image of a size, without what follows it."""
+def costs(config: Config, size: tuple[int, int]) -> tuple[float, float]:
+    """Millions of parameters and billions of multiply-adds of the network on one image of a size.
+
+    What follows the network is left out.
+
+    Raises:
+        InputError: if the model is of another kind than SOLO and SOLOv2.
+    """
     if 'mask_head' not in config.model:
         raise InputError(
             f'{config.filename}: its model has no mask_head; only SOLO and SOLOv2 are counted'
@@ -72,7 +65,8 @@ def costs(config: Config, size: tuple[int, int]) -> Costs:
         model.mask_head(features)
         if hasattr(model, 'mask_neck'):
             model.mask_neck(features)
-    return Costs(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
+    parameters = sum(one.numel() for one in model.parameters())
+    return parameters / 1e6, counter.get_total_flops() / 2e9
 
 
 def mmdets(name: str) -> Config | None:
@@ -83,27 +77,25 @@ def mmdets(name: str) -> Config | None:
 
 def row(file: Path) -> list[str]:
     """Name, input, and the costs of a config, ours and mmdet's."""
-    config = open_config(file)
-    theirs = mmdets(file.stem)
+    config, theirs = open_config(file), mmdets(file.stem)
     with error_context(file):
         size = test_size(config)
-        pair = [costs(config, size), costs(theirs, size) if theirs else None]
-    cells = [f'`{file.stem}`', f'{size[1]}x{size[0]}']
-    for name, unit in (('parameters', 1e6), ('multiply_adds', 1e9)):
-        cells += [f'{getattr(one, name) / unit:.2f}' if one else '–' for one in pair]
-    return cells
+        ours, others = costs(config, size), costs(theirs, size) if theirs else (None, None)
+    values = (value for pair in zip(ours, others, strict=True) for value in pair)
+    cells = [f'{value:.2f}' if value else '–' for value in values]
+    return [f'`{file.stem}`', f'{size[1]}x{size[0]}', *cells]
 
 
 def main() -> None:
-    args = parse_args()
+    parser = tool_parser(__doc__)
+    parser.add_argument('configs', nargs='*', help='configs; the default is all of configs/solov2')
+    args = parser.parse_args()
     init_default_scope('mmdet')
     with exit_with_message('model_costs.py'):
         root = next(filter(Path.is_dir, CONFIG_FOLDERS))
         files = [find_config(name) for name in args.configs] or sorted(root.glob('solov2/*.py'))
         head = ['config', 'input', 'parameters, M', "mmdet's", 'multiply-adds, G', "mmdet's"]
-        print(f'| {" | ".join(head)} |\n|{" --- |" * len(head)}')
-        for file in files:
-            print(f'| {" | ".join(row(file))} |', flush=True)
+        print(markdown_table(head, map(row, files)), end='')
 
 
 if __name__ == '__main__':

@@ -20,17 +20,20 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
-import matplotlib
 import torch
-from mmengine.config import Config, ConfigDict
+from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmsolov2.cli.config import OptionsAction, find_config, open_config
+from mmsolov2.cli.arguments import at_least
+from mmsolov2.cli.config import add_cfg_options, find_config, open_config
+from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.cli.signals import stop_on_signals
+from mmsolov2.cli.tables import markdown_table
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.errors import InputError, exit_with_message
-from mmsolov2.fileio import latest_checkpoint, require_folder
+from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint, write_whole
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
 from mmsolov2.structures.masks import padded_masks
 
@@ -88,39 +91,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train and compare rows of SOLOv2's table 3", epilog=f'rows: {", ".join(ROWS)}'
     )
+    positive = at_least(1)
     parser.add_argument('rows', nargs='+', help='rows, or their first word: kernel, coords, nms …')
     parser.add_argument('--config', default=BASE, help='config that the rows change')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument(
-        '--epochs', type=at_least_1, help='squeeze the schedule into this many epochs'
-    )
-    parser.add_argument(
-        '--jobs',
-        type=at_least_1,
-        default=1,
-        help='trainings at a time; they share the CPUs, or take OMP_NUM_THREADS each',
-    )
-    parser.add_argument(
-        '--gpus', type=at_least_1, help='GPUs of each training, through dist_train.sh'
-    )
+    text = 'squeeze the schedule into this many epochs'
+    parser.add_argument('--epochs', type=positive, help=text)
+    text = 'trainings at a time; they share the CPUs, or take OMP_NUM_THREADS each'
+    parser.add_argument('--jobs', type=positive, default=1, help=text)
+    text = 'GPUs of each training, through dist_train.sh'
+    parser.add_argument('--gpus', type=positive, help=text)
     parser.add_argument('--out-dir', default='work_dirs/ablations')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        help='settings of the config that rows change',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.gpus and args.jobs > 1:
         parser.error('--jobs is for CPUs; with --gpus one training after the other has all of them')
     return args
-
-
-def at_least_1(text: str) -> int:
-    """A positive number of the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 1')
-    return int(text)
 
 
 # Rows and configs
@@ -162,9 +148,7 @@ def base_config(args: argparse.Namespace, file: Path) -> Path:
     """
     config = open_config(args.config, args.cfg_options)
     if args.epochs:
-        if 'max_epochs' not in config.train_cfg:
-            raise InputError(f'{config.filename}: --epochs needs a config that trains in epochs')
-        squeeze_schedule(config, args.epochs)
+        config.merge_from_dict(schedule_options(config, args.epochs))
     config.setdefault('default_hooks', {})
     config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
     config.default_hooks.checkpoint.max_keep_ckpts = 1
@@ -192,54 +176,28 @@ def row_config(row: str, base: Path, file: Path) -> Config:
         ) from error
 
 
-def fitting_config(row: str, base: Path, file: Path) -> Config | None:
-    """``row_config``; None if the row does not fit."""
-    try:
-        return row_config(row, base, file)
-    except InputError:
-        return None
-
-
-def squeeze_schedule(config: Config, epochs: int) -> None:
-    """Scale the schedule of a config to a number of epochs."""
-    share = epochs / config.train_cfg.max_epochs
-    config.train_cfg.max_epochs = config.train_cfg.val_interval = epochs
-    for scheduler in config.param_scheduler:
-        if scheduler.get('by_epoch', True):
-            squeeze_scheduler(scheduler, share)
-
-
-def squeeze_scheduler(scheduler: ConfigDict, share: float) -> None:
-    """Scale the epochs of a scheduler; it stays at least one epoch long."""
-    for name in ('begin', 'end', 'T_max'):
-        if name in scheduler:
-            scheduler[name] = round(scheduler[name] * share)
-    if 'end' in scheduler:
-        scheduler.end = max(scheduler.end, scheduler.get('begin', 0) + 1)
-    if 'T_max' in scheduler:
-        scheduler.T_max = max(scheduler.T_max, 1)
-    if 'milestones' in scheduler:
-        scheduler.milestones = [max(round(one * share), 1) for one in scheduler.milestones]
-
-
 def plan_runs(args: argparse.Namespace) -> list[Run]:
     """The runs of all rows and seeds, their configs written under --out-dir.
 
-    A training has the name of the first of ``ROWS`` that trains like it, whichever are chosen.
+    A training has the name of the first of ``ROWS`` that trains like it, whichever are chosen: all
+    but the settings of prediction are equal.
     """
     out_dir, trainings, runs = Path(args.out_dir), {}, []
     chosen = chosen_rows(args.rows)
     base = base_config(args, out_dir / 'base.py')
     for row in ROWS:
-        of_row = row_config if row in chosen else fitting_config
-        config = of_row(row, base, out_dir / 'rows' / f'{row}.py')
-        if config is None:
+        try:
+            config = row_config(row, base, out_dir / 'rows' / f'{row}.py')
+        except InputError:
+            if row in chosen:
+                raise
             continue
-        key = training_key(config)
-        name = trainings.setdefault(key, row)
+        training = Config(config.to_dict())
+        training.model.pop('test_cfg', None)
+        name = trainings.setdefault(repr(training.to_dict()), row)
         if row not in chosen:
             continue
-        keep_or_refuse(out_dir / 'train' / f'{name}.py', key)
+        keep_or_refuse(out_dir / 'train' / f'{name}.py', training.pretty_text)
         file = out_dir / 'configs' / f'{row}.py'
         keep_or_refuse(file, config.pretty_text)
         for seed in dict.fromkeys(args.seeds):
@@ -247,13 +205,6 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
             result = out_dir / 'results' / f'{row}-seed-{seed}.json'
             runs.append(Run(row, seed, file, folder, result))
     return runs
-
-
-def training_key(config: Config) -> str:
-    """A text that is equal for configs that train alike: all but the settings of prediction."""
-    content = Config(config.to_dict())
-    content.model.pop('test_cfg', None)
-    return content.pretty_text
 
 
 def keep_or_refuse(file: Path, text: str) -> None:
@@ -274,42 +225,18 @@ def keep_or_refuse(file: Path, text: str) -> None:
 # Training and testing
 
 
-def train(run: Run, args: argparse.Namespace) -> None:
-    """Train, or go on with a training, unless it is done."""
-    done = run.training / 'done'
-    if done.is_file():
-        return
-    options = ['--work-dir', run.training, '--resume']
-    options += ['--cfg-options', f'randomness.seed={run.seed}']
-    call('train', run.config, args, options, run.training)
-    done.touch()
-
-
 def test(run: Run, args: argparse.Namespace) -> dict[str, float]:
     """The figures of a run, measured unless they are there.
 
     Raises:
-        InputError: if the checkpoint was removed.
+        InputError: if the checkpoint was removed, or the test fails.
     """
     if not run.result.is_file():
-        checkpoint = latest_checkpoint(run.training)
-        if checkpoint is None:
-            raise InputError(
-                f'{run.training}: this training is done, but its checkpoint is not there; remove '
-                'the folder to train again'
-            )
         folder = run.result.with_suffix('')
-        call('test', run.config, args, [checkpoint, '--work-dir', folder], folder)
-        newest = max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-        write_whole(run.result, newest.read_text())
+        options = [trained_checkpoint(run.training), '--work-dir', folder]
+        call('test', run.config, args, options, folder)
+        write_whole(run.result, json.dumps(latest_figures(folder)))
     return json.loads(run.result.read_text())
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file at once, so that an interrupted run leaves none or all of it."""
-    unfinished = file.with_suffix('.unfinished')
-    unfinished.write_text(text)
-    unfinished.replace(file)
 
 
 def call(tool: str, config: Path, args: argparse.Namespace, options: list, folder: Path) -> None:
@@ -321,11 +248,8 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
     script = Path(__file__).resolve().with_name(f'{tool}.py')
     command, environment = [sys.executable, script, config, *options], dict(os.environ)
     if args.gpus:
-        command = [
-            script.with_name(f'dist_{tool}.sh'),
-            config,
-            *with_gpus(tool, args.gpus, options),
-        ]
+        script = script.with_name(f'dist_{tool}.sh')
+        command = [script, config, *with_gpus(tool, args.gpus, options)]
         environment['PYTHON'] = sys.executable
     else:
         environment.setdefault('OMP_NUM_THREADS', str(max(os.cpu_count() // args.jobs, 1)))
@@ -347,8 +271,8 @@ def call(tool: str, config: Path, args: argparse.Namespace, options: list, folde
 
 def with_gpus(tool: str, gpus: int, options: list) -> list:
     """Options of dist_train.sh or dist_test.sh: the GPUs come after the checkpoint, if any."""
-    before = options[:1] if tool == 'test' else []
-    return [*before, gpus, *options[len(before) :]]
+    before = 1 if tool == 'test' else 0
+    return [*options[:before], gpus, *options[before:]]
 
 
 def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
@@ -362,18 +286,18 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> set[Path]:
     def work(run: Run) -> None:
         nonlocal finished
         try:
-            train(run, args)
+            options = ['--work-dir', run.training, '--resume']
+            options += ['--cfg-options', f'randomness.seed={run.seed}']
+            call('train', run.config, args, options, run.training)
+            (run.training / 'done').touch()
         except InputError as error:
             failed.add(run.training)
             print(f'error: {error}', flush=True)
         finished += 1
         spent = (time.monotonic() - started) / 60
         left = spent / finished * (len(needed) - finished)
-        print(
-            f'[{finished}/{len(needed)}] {run.training.name}: {spent:.0f} min spent, about '
-            f'{left:.0f} min of training left',
-            flush=True,
-        )
+        done = f'[{finished}/{len(needed)}] {run.training.name}: {spent:.0f} min spent'
+        print(f'{done}, about {left:.0f} min of training left', flush=True)
 
     print(f'{len(needed)} trainings to do for {len(runs)} runs', flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -447,16 +371,16 @@ def table(results: dict[str, list[dict]]) -> str:
     The paper's time of the NMS is without the overlaps, ours with them.
     """
     names = [name.replace('mAP', 'AP').replace('_', '') for name in METRICS]
-    ours = ['row', 'seeds', *names, 'shared cells, %', 'NMS, ms (masks)']
-    lines = [[*ours, 'paper: AP / 50 / 75', 'paper: NMS, ms']]
-    lines.append(['---'] * len(lines[0]))
+    head = ['row', 'seeds', *names, 'shared cells, %', 'NMS, ms (masks)']
+    head += ['paper: AP / 50 / 75', 'paper: NMS, ms']
+    lines = []
     for row, figures in results.items():
         cells = [spread([percent(one, name) for one in figures]) for name in METRICS]
         shared = figures[0].get('shared_cells', math.nan)
         cells += ['–' if math.isnan(shared) else f'{shared:.1f}', nms_time(figures)]
         cells += [' / '.join(map(str, PAPER.get(row, '–'))), PAPER_NMS.get(row, '–')]
         lines.append([row, str(len(figures)), *cells])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+    return markdown_table(head, lines)
 
 
 def nms_time(figures: Sequence[dict]) -> str:
@@ -481,13 +405,9 @@ def spread(values: Sequence[float]) -> str:
 
 def plot(results: dict[str, list[dict]], file: Path) -> None:
     """Draw each seed's mask AP and the mean, row by row, beside the paper's AP."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
     rows = list(results)[::-1]
-    figure, (ours, paper) = pyplot.subplots(
-        1, 2, sharey=True, figsize=(9, 1 + 0.35 * len(rows)), width_ratios=(3, 2)
-    )
+    figure = Figure((9, 1 + 0.35 * len(rows)), dpi=120, layout='tight')
+    ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for y, row in enumerate(rows):
         values = [percent(one, 'mAP') for one in results[row]]
         ours.plot(values, [y] * len(values), 'o', color='tab:blue', alpha=0.4)
@@ -499,15 +419,13 @@ def plot(results: dict[str, list[dict]], file: Path) -> None:
     for axes in (ours, paper):
         axes.set_xlabel('mask AP, %')
         axes.grid(axis='x', alpha=0.4)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    figure.savefig(file)
 
 
 def report(results: dict[str, list[dict]], out_dir: Path) -> None:
     """Write the table and the plot, and print the table."""
     text = table(results)
-    (out_dir / 'ablations.md').write_text(text)
+    write_whole(out_dir / 'ablations.md', text)
     plot(results, out_dir / 'ablations.png')
     print(f'\n{text}\n{out_dir / "ablations.md"}\n{out_dir / "ablations.png"}')
 

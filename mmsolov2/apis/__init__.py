@@ -7,10 +7,12 @@ from mmsolov2.apis.inference import (
     read_image,
     to_coco,
 )
+from mmsolov2.apis.prediction_files import PredictionFiles
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
 __all__ = [
+    'PredictionFiles',
     'coco_categories',
     'draw_overlay',
     'find_config',

@@ -10,7 +10,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from mmsolov2.apis import find_config
-from mmsolov2.visualization.overlay import instance_color
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 CONFIG = 'solov2-light_r18_fpn_shapes'
@@ -138,46 +137,21 @@ def test_a_missing_set_is_one_line(tmp_path, capsys):
     assert error.startswith(f'error: {tmp_path}/annotations/train.json: ') and '\n' not in error
 
 
-@pytest.fixture
-def targets():
-    """Three instances in a black 64x64 image; two claim cell 5 of the 4x4 level, one no cell."""
-    masks = np.zeros((3, 64, 64), bool)
-    masks[0, 16:48, 16:48] = masks[1, 0:32, 0:32] = masks[2, 60:62, 60:63] = True
-    levels = tool.split_levels(
-        np.array([3, 4 + 5, 4 + 6, 4 + 5, 4 + 0]),
-        np.array([0, 0, 0, 1, 1]),
-        (2, 4),
-        ((1, 9), (8, 64)),
-    )
-    return tool.Targets(
-        name='x.png',
-        image=np.zeros((64, 64, 3), np.uint8),
-        masks=masks,
-        boxes=np.array([[16, 16, 48, 48], [0, 0, 32, 32], [60, 60, 63, 62]]),
-        classes=['nut', 'fig', 'date'],
-        levels=levels,
-    )
-
-
-def test_levels_and_line_of_known_targets(targets):
-    coarse, fine = targets.levels
+def test_levels_and_line_of_known_targets():
+    """Two instances claim cell 5 of the 4x4 level; a third claims none."""
+    cell, instance = np.array([3, 4 + 5, 4 + 6, 4 + 5, 4 + 0]), np.array([0, 0, 0, 1, 1])
+    coarse, fine = tool.split_levels(cell, instance, (2, 4), ((1, 9), (8, 64)))
     assert coarse.cell.tolist() == [3] and fine.cell.tolist() == [5, 6, 5, 0]
     assert coarse.shared.tolist() == [] and fine.shared.tolist() == [5]
+    targets = tool.Targets(
+        name='x.png',
+        image=np.zeros((64, 64, 3), np.uint8),
+        masks=np.zeros((3, 64, 64), bool),
+        boxes=np.array([[16, 16, 48, 48], [0, 0, 32, 32], [60, 60, 63, 62]]),
+        classes=['nut', 'fig', 'date'],
+        levels=[coarse, fine],
+    )
     assert tool.describe(targets) == (
         'x.png: instances: 3, positive cells by level: 1 3, claimed by several: 1, '
         'without a cell: date 3x2'
     )
-
-
-def test_cells_have_the_colour_of_their_instance(targets):
-    """Cells of the 4x4 level are 160 pixels wide; the last instance owns the shared cell."""
-    picture = tool.draw_level(targets, targets.levels[1]).astype(int)
-    assert picture.shape == (640, 640, 3)
-    empty = picture[5 * 80, 7 * 80]
-    for cell, instance in ((0, 1), (5, 1), (6, 0)):
-        row, column = divmod(cell, 4)
-        middle = picture[row * 160 + 110, column * 160 + 110]
-        expected = 0.6 * np.array(instance_color(instance)) + 0.4 * empty
-        assert np.abs(middle - expected).max() < 2
-    framed, plain = picture[165:315, 160], picture[165:315, 479]
-    assert (framed == 255).all() and not (plain == 255).all(1).any()

@@ -25,7 +25,7 @@ def load(path: Path) -> ModuleType:
 
 
 tool = load(SCRIPT)
-layouts = load(ROOT / 'tests' / 'apis' / 'layouts.py')
+layouts = load(ROOT / 'tests' / 'converters' / 'layouts.py')
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,8 @@ def tool(monkeypatch):
     spec.loader.exec_module(module)
     module.runs = []
 
-    def run(script: str, *words: str) -> None:
+    def run(script: str, *arguments: str | Path) -> None:
+        words = [str(argument) for argument in arguments]
         module.runs.append((script, *words))
         folder = Path(words[words.index('--work-dir') + 1])
         (folder / f'epoch_{len(module.runs)}.pth').touch()
@@ -36,7 +37,7 @@ def files(folder: Path) -> list[str]:
 def test_a_finished_training_is_kept(tool, tmp_path):
     folder = tmp_path / 'train'
     for _ in range(2):
-        assert tool.train(folder, 3) == folder / 'epoch_1.pth'
+        assert tool.train(folder, 3) == str(folder / 'epoch_1.pth')
     assert len(tool.runs) == 1 and 'train_cfg.max_epochs=3' in tool.runs[0]
     assert files(folder) == ['done', 'epoch_1.pth', 'last_checkpoint', 'plan']
 
@@ -47,7 +48,7 @@ def test_another_plan_starts_anew_and_removes_only_the_old_progress(tool, tmp_pa
     (folder / 'notes.txt').touch()
     (folder / 'mine').mkdir()
     (folder / 'mine' / 'epoch_1.pth').touch()
-    assert tool.train(folder, None) == folder / 'epoch_2.pth'
+    assert tool.train(folder, None) == str(folder / 'epoch_2.pth')
     assert files(folder) == [
         'done',
         'epoch_2.pth',
@@ -57,6 +58,13 @@ def test_another_plan_starts_anew_and_removes_only_the_old_progress(tool, tmp_pa
         'notes.txt',
         'plan',
     ]
+
+
+def test_a_checkpoint_that_was_removed_is_missed(tool, tmp_path):
+    folder = tmp_path / 'train'
+    Path(tool.train(folder, 3)).unlink()
+    with pytest.raises(InputError, match='train: this training is done, but its checkpoint is not'):
+        tool.train(folder, 3)
 
 
 @pytest.mark.parametrize('name', ['000001.png', 'epoch_1.pth', 'done'])

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from mmsolov2.apis import load_config
+from mmsolov2.apis import load_config, prediction_files
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.registry import MODELS
@@ -230,34 +230,6 @@ def test_an_input_without_images_is_one_line(command, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f'error: {tmp_path}/nowhere: there is no such file')
 
 
-@pytest.mark.parametrize(
-    ('names', 'expected'),
-    [
-        (['a.png', 'b.jpg'], ['a.png', 'b.png']),
-        (['x/a.png', 'y/a.png'], ['x/a.png', 'y/a.png']),
-        (['a.png', 'a.jpg', 'b.jpg'], ['a.png.png', 'a.jpg.png', 'b.png']),
-        (['a.png', 'a.jpg', 'a.jpg.png'], ['a.png.png', 'a.jpg.png', 'a.jpg.png.png']),
-        (['v1.2.png', 'v1.3.png'], ['v1.2.png', 'v1.3.png']),
-        (['noextension', 'dir.d/a.png'], ['noextension.png', 'dir.d/a.png']),
-        (['A.jpg', 'a.png'], ['A.jpg.png', 'a.png.png']),  # where case makes no difference
-    ],
-)
-def test_overlay_names(names, expected):
-    assert tool.overlay_names(names) == expected
-    assert len({name.casefold() for name in expected}) == len(names)
-
-
-def test_long_overlay_names_are_cut_and_differ():
-    names = ['d/' + 250 * 'a' + end for end in ('.jpg', '1.jpg', '.png', '2')] + [90 * '\u20ac']
-    overlays = tool.overlay_names(names)
-    lengths = [len(os.fsencode(Path(overlay).name)) for overlay in overlays]
-    assert len(set(overlays)) == 5 and max(lengths) == 255 - len('.unfinished')
-    assert all(overlay.startswith('d/aaa') and overlay.endswith('.png') for overlay in overlays[:4])
-    assert overlays[4].startswith('\u20ac\u20ac') and min(lengths) > 200
-    fits = 240 * 'a'
-    assert tool.overlay_names([f'{fits}.jpg']) == [f'{fits}.png']
-
-
 def test_names_of_every_kind(command, photos, tmp_path, capsys):
     names = [
         250 * 'n' + '.png',
@@ -297,7 +269,7 @@ def test_an_overlay_that_cannot_be_written_is_reported_and_the_rest_are_done(
 
 def test_an_overlay_too_long_for_png_is_reported(command, tmp_path, monkeypatch, capsys):
     pictures = iter([np.zeros((1, 1_000_001, 3), np.uint8), *2 * [np.zeros((4, 4, 3), np.uint8)]])
-    monkeypatch.setattr(tool, 'draw_overlay', lambda *args: next(pictures))
+    monkeypatch.setattr(prediction_files, 'draw_overlay', lambda *args: next(pictures))
     assert tool.main(command) == 1
     assert 'a.png: its overlay of 60x40 pixels is too large for PNG' in capsys.readouterr().err
     assert len(overlays(tmp_path / 'out')) == 2

@@ -75,31 +75,6 @@ def test_changes_of_a_row_are_those_of_its_leaf(tmp_path):
     assert config.model.mask_head.type == 'SOLOHead'
 
 
-def test_schedules_are_squeezed():
-    config = Config(
-        dict(
-            train_cfg=dict(max_epochs=36, val_interval=1),
-            param_scheduler=[
-                dict(type='LinearLR', by_epoch=False, begin=0, end=500),
-                dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33]),
-                dict(type='CosineAnnealingLR', begin=0, end=36, T_max=36),
-            ],
-        )
-    )
-    ablations.squeeze_schedule(config, 12)
-    warmup, steps, cosine = config.param_scheduler
-    assert config.train_cfg == dict(max_epochs=12, val_interval=12)
-    assert warmup.end == 500
-    assert (steps.end, steps.milestones) == (12, [9, 11])
-    assert (cosine.end, cosine.T_max) == (12, 12)
-
-
-def test_a_short_range_stays_an_epoch_long():
-    scheduler = ConfigDict(type='CosineAnnealingLR', begin=1, end=2, T_max=1)
-    ablations.squeeze_scheduler(scheduler, 1 / 12)
-    assert (scheduler.begin, scheduler.end, scheduler.T_max) == (0, 1, 1)
-
-
 def test_epochs_of_a_config_without_epochs_are_refused(tmp_path):
     file = tmp_path / 'iterations.py'
     file.write_text(f"_base_ = '{SHAPES}'\ntrain_cfg = dict(_delete_=True, max_iters=9)\n")
