@@ -21,7 +21,7 @@ from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import MODELS, TASK_UTILS
-from mmsolov2.structures.masks import MASK_STRIDE, padded_masks
+from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 
 GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
@@ -331,7 +331,7 @@ class SOLOv2Head(BaseModule):
         loss_mask = self._mask_losses(
             mask_features,
             flatten_cells(kernels),
-            [self.assigner.mask_targets(mask) for mask in masks],
+            [quarter_masks(mask) for mask in masks],
             positives(targets),
         )
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
