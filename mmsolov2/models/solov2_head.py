@@ -18,7 +18,7 @@ from mmsolov2.models.decode.candidates import Candidates, MaskLogits, find_candi
 from mmsolov2.models.decode.results import MASK_FORMATS, to_results
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
-from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
+from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import MODELS, TASK_UTILS
 from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
@@ -347,7 +347,7 @@ class SOLOv2Head(BaseModule):
 
         Kernels are (B, cells, D), masks (n, h, w) bool of each image.
         """
-        if isinstance(features, Tensor) and self.kernel_size == 1 and has_dice_sums(self.loss_mask):
+        if isinstance(features, Tensor) and self.kernel_size == 1 and is_dice(self.loss_mask):
             chosen = [image[cell] for image, (cell, _) in zip(kernels, positive, strict=True)]
             targets = [MaskTargets(mask, of) for mask, (_, of) in zip(masks, positive, strict=True)]
             return dice_losses(features, torch.cat(chosen), targets, self.loss_mask)
@@ -371,7 +371,7 @@ class SOLOv2Head(BaseModule):
             loss = self.loss_mask(logits(cell), masks[instance], reduction_override='none')
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
-        return in_chunks(losses, masks[:1].numel() or 1, *positive)
+        return checkpoint_chunks(losses, masks[:1].numel() or 1, *positive)
 
     # Prediction
 
