@@ -349,12 +349,8 @@ CHANGES = {
         f'mask_neck.{name}' for name in ('type', 'start_level', 'end_level', 'use_coords')
     },
     'owner': {'mask_head.assigner.owner'},
-    'vanishing': {'mask_head.assigner.vanishing'},
-    'open': {'mask_head.assigner.open_ended'},
-    'half': {'mask_head.assigner.half_pixel'},
     'sync': {'mask_head.sync_avg_factor'},
     'min': {'test_cfg.min_mask_pixels'},
-    'symmetric': {'test_cfg.symmetric_peaks'},
 }
 
 

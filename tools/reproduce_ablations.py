@@ -62,15 +62,8 @@ OPTIONS = (
     'heads-mask-rcnn',
     'nms-matrix-linear',
     'owner-last',
-    'owner-smallest',
-    'owner-nearest',
-    'vanishing-drop',
-    'vanishing-cover',
-    'open-ended',
-    'half-pixel',
     'sync-avg-factor',
     'min-mask-1',
-    'symmetric-peaks',
 )
 ROWS = ('default', *PAPER, *OPTIONS)
 RUNNING: set[subprocess.Popen] = set()  # tools that were started, at work or done

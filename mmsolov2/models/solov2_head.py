@@ -18,10 +18,10 @@ from mmsolov2.models.decode.results import to_results
 from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
 from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
-from mmsolov2.models.targets.dice_loss import MaskTargets, dice_losses, has_dice_sums, in_chunks
+from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
 from mmsolov2.models.targets.grid_assigner import positives
 from mmsolov2.registry import MODELS, TASK_UTILS
-from mmsolov2.structures.masks import MASK_STRIDE, padded_masks
+from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 
 GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
@@ -250,7 +250,7 @@ class SOLOv2Head(BaseModule):
         loss_mask = self._mask_losses(
             mask_features,
             flatten_cells(kernels),
-            [self.assigner.mask_targets(mask) for mask in masks],
+            [quarter_masks(mask) for mask in masks],
             positives(targets),
         )
         return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
@@ -266,7 +266,7 @@ class SOLOv2Head(BaseModule):
 
         Kernels are (B, cells, D), masks (n, h, w) bool of each image.
         """
-        if isinstance(features, Tensor) and self.kernel_size == 1 and has_dice_sums(self.loss_mask):
+        if isinstance(features, Tensor) and self.kernel_size == 1 and is_dice(self.loss_mask):
             chosen = [image[cell] for image, (cell, _) in zip(kernels, positive, strict=True)]
             targets = [MaskTargets(mask, of) for mask, (_, of) in zip(masks, positive, strict=True)]
             return dice_losses(features, torch.cat(chosen), targets, self.loss_mask)
@@ -290,7 +290,7 @@ class SOLOv2Head(BaseModule):
             loss = self.loss_mask(cells[cell].logits(), masks[instance], reduction_override='none')
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
-        return in_chunks(losses, masks[:1].numel() or 1, *positive)
+        return checkpoint_chunks(losses, masks[:1].numel() or 1, *positive)
 
     # Prediction
 

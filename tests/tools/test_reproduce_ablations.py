@@ -293,7 +293,7 @@ def test_shared_cells_of_data(tiny_config):
     init_default_scope('mmdet')
     shared = ablations.shared_cells(config)
     assert 0 < shared < 100
-    config.model.mask_head.assigner.owner = 'smallest'
+    config.model.mask_head.assigner.owner = 'last'
     assert ablations.shared_cells(config) == 0
     config.model.mask_head = ConfigDict(type='SOLOHead')
     assert math.isnan(ablations.shared_cells(config))

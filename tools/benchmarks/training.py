@@ -15,7 +15,7 @@ from benchmarks.inputs import Outputs
 from benchmarks.models import Runs, autocast, build_heads, build_models, pictures_of
 from mmsolov2.errors import InputError
 from mmsolov2.models.targets.grid_assigner import positives
-from mmsolov2.structures.masks import padded_masks
+from mmsolov2.structures.masks import padded_masks, quarter_masks
 
 SHARE = (0.002, 0.1)  # of the picture that an instance covers, uniform in the logarithm
 LOSS_TOLERANCE = 1e-4  # relative
@@ -54,7 +54,7 @@ def our_targets(head: nn.Module, instances: InstanceData, size: tuple[int, int])
         background=head.num_classes,
     )
     ((cell, instance),) = positives([targets])
-    return targets, cell, instance, head.assigner.mask_targets(masks)
+    return targets, cell, instance, quarter_masks(masks)
 
 
 def targets_runs(args: argparse.Namespace, case: dict) -> Runs:

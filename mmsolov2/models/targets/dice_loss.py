@@ -1,7 +1,11 @@
 """The mask loss of all positives, without positives × mask pixels in memory.
 
-Dice needs only sums over a positive's pixels. They are added up strip by strip of the mask
-features, and the backward pass computes each strip again. Other losses go by chunks of positives.
+Of a positive's probabilities m and its instance's mask t, the Dice loss (SOLO, section 3.3)
+
+    1 - 2 Σ m·t / (Σ m² + Σ t²)
+
+needs only sums over the pixels. They are added up strip by strip of the mask features, and the
+backward pass computes each strip again. Other losses go by chunks of positives.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +30,8 @@ class MaskTargets(NamedTuple):
     instance: Tensor  # (p,) int64, the instance of each positive
 
 
-def has_dice_sums(loss: nn.Module) -> bool:
-    """Whether the loss is mmdet's DiceLoss of logits with squares in the denominator."""
+def is_dice(loss: nn.Module) -> bool:
+    """Whether the loss is the paper's: mmdet's DiceLoss, of logits, with squares below."""
     return type(loss) is DiceLoss and loss.activate and loss.use_sigmoid and not loss.naive_dice
 
 
@@ -48,10 +52,9 @@ def dice_losses(
 
 
 class DiceSums(torch.autograd.Function):
-    """Σ m·t and Σ m² (2, p) over the pixels of predictions m in [0, 1] and their targets t.
+    """Σ m·t and Σ m² (2, p) of features (B, E, h, w), kernels (p, E) and B images' targets.
 
-    Of features (B, E, h, w), kernels (p, E) and the targets of B images. The products are of the
-    kernels' type.
+    Products of features and kernels are of the kernels' type, all else is float32 or more.
     """
 
     @staticmethod
@@ -60,7 +63,7 @@ class DiceSums(torch.autograd.Function):
         ctx.targets = targets
         counts = [len(image.instance) for image in targets]
         images = zip(features, kernels.split(counts), targets, strict=True)
-        return torch.cat([image_sums(*image) for image in images], dim=1)
+        return torch.cat([dice_sums(*image) for image in images], dim=1)
 
     @staticmethod
     @once_differentiable
@@ -68,42 +71,23 @@ class DiceSums(torch.autograd.Function):
         features, kernels = ctx.saved_tensors
         grad_features = torch.empty_like(features)
         counts = [len(image.instance) for image in ctx.targets]
-        images = zip(
-            features,
-            kernels.split(counts),
-            ctx.targets,
-            grad_sums.split(counts, dim=1),
-            grad_features,
-            strict=True,
-        )
-        grad_kernels = torch.cat([fill_gradient(*image) for image in images])
+        each = (kernels.split(counts), ctx.targets, grad_sums.split(counts, dim=1))
+        images = zip(features, *each, grad_features, strict=True)
+        grad_kernels = torch.cat([dice_gradients(*image) for image in images])
         return grad_features, grad_kernels, None
 
 
-def strips(count: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut maps (c, h, w) into strips of rows in which ``count`` logits a pixel are few enough."""
-    logits = CACHED_LOGITS if maps[0].device.type == 'cpu' else LAUNCHED_LOGITS
-    rows = max(logits // max(count * maps[0].shape[2], 1), 1)
-    return zip(*(each.split(rows, dim=1) for each in maps), strict=True)
-
-
-def predict(features: Tensor, kernels: Tensor) -> Tensor:
-    """Mask probabilities (p, pixels) of features (E, pixels) and kernels (p, E), not in half."""
-    logits = kernels @ features
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid_()
-
-
-def image_sums(features: Tensor, kernels: Tensor, targets: MaskTargets) -> Tensor:
-    """``DiceSums`` (2, p) of the features (E, h, w) of an image and its kernels (p, E)."""
+def dice_sums(features: Tensor, kernels: Tensor, targets: MaskTargets) -> Tensor:
+    """Σ m·t and Σ m² (2, p) of features (E, h, w) and kernels (p, E) of an image."""
     sums = 0
-    for part, mask in strips(len(kernels), features, targets.masks):
-        m = predict(part.flatten(1).to(kernels.dtype), kernels)
-        t = mask.flatten(1)[targets.instance]
+    for part, masks in strips(len(kernels), features, targets.masks):
+        m = probabilities(part.flatten(1).to(kernels.dtype), kernels)
+        t = masks.flatten(1)[targets.instance]
         sums = sums + torch.stack([(m * t).sum(1), (m * m).sum(1)])
     return sums
 
 
-def fill_gradient(
+def dice_gradients(
     features: Tensor,
     kernels: Tensor,
     targets: MaskTargets,
@@ -113,18 +97,31 @@ def fill_gradient(
     """Gradient (p, E) of kernels; that of features is written into grad_features (E, h, w)."""
     by_overlap, by_energy = grad_sums[..., None]
     grad_kernels = torch.zeros_like(kernels, dtype=grad_sums.dtype)
-    for part, mask, grad_part in strips(len(kernels), features, targets.masks, grad_features):
+    for part, masks, grad_part in strips(len(kernels), features, targets.masks, grad_features):
         pixels = part.flatten(1).to(kernels.dtype)
-        m = predict(pixels, kernels)
-        t = mask.flatten(1)[targets.instance]
-        grad = (by_overlap * t + 2 * by_energy * m) * m * (1 - m)
-        grad = grad.to(kernels.dtype)  # of the logits
-        grad_part.copy_((kernels.T @ grad).view_as(part))
-        grad_kernels += grad @ pixels.T
+        m = probabilities(pixels, kernels)
+        t = masks.flatten(1)[targets.instance]
+        grad_m = by_overlap * t + 2 * by_energy * m
+        grad_logits = (grad_m * m * (1 - m)).to(kernels.dtype)
+        grad_part.copy_((kernels.T @ grad_logits).view_as(part))
+        grad_kernels += grad_logits @ pixels.T
     return grad_kernels
 
 
-def in_chunks(losses: Callable[..., Tensor], pixels: int, *positives: Tensor) -> Tensor:
+def strips(count: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut maps (c, h, w) into strips of rows in which ``count`` logits a pixel are few enough."""
+    logits = CACHED_LOGITS if maps[0].device.type == 'cpu' else LAUNCHED_LOGITS
+    rows = max(logits // max(count * maps[0].shape[2], 1), 1)
+    return zip(*(each.split(rows, dim=1) for each in maps), strict=True)
+
+
+def probabilities(pixels: Tensor, kernels: Tensor) -> Tensor:
+    """Mask probabilities m (p, k), float32 or more, of k pixels (E, k) and kernels (p, E)."""
+    logits = kernels @ pixels
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid_()
+
+
+def checkpoint_chunks(losses: Callable[..., Tensor], pixels: int, *positives: Tensor) -> Tensor:
     """``losses(*positives)`` (p,) of tensors (p, …), by chunks that backward computes again.
 
     ``pixels`` is how many logits a positive has.

@@ -1,11 +1,10 @@
 """Instances to positive grid cells, for all instances of an image at once.
 
-Nothing here waits for the device: shapes depend on the number of instances alone. Every instance
-has a slot for each of the 3x3 cells around its centre on every level, and ``valid`` says which
-slots are positives.
+Nothing here but ``positives`` waits for the device: shapes depend on the number of instances
+alone. Every instance has a slot for each of the 3x3 cells around its centre on every level, and
+``valid`` says which slots are positives.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from mmsolov2.errors import InputError
 from mmsolov2.registry import TASK_UTILS
-from mmsolov2.structures.masks import center_of_mass, pixel_counts, quarter_masks, tight_boxes
+from mmsolov2.structures.masks import center_of_mass, pixel_counts, tight_boxes
 
 
 class GridTargets(NamedTuple):
@@ -29,15 +28,6 @@ class GridTargets(NamedTuple):
     num_unknown: Tensor  # () int64, instances whose label is none from 0 up to the background's
 
 
-OWNERS = ('last', 'smallest', 'nearest')
-VANISHING = ('keep', 'drop', 'cover')
-
-
-def covering_masks(masks: Tensor) -> Tensor:
-    """Shrink masks (n, H, W) bool to (n, H/4, W/4) bool, set wherever a 4x4 block has a pixel."""
-    return masks.unflatten(2, (-1, 4)).any(3).unflatten(1, (-1, 4)).any(2)
-
-
 @TASK_UTILS.register_module()
 class GridAssigner:
     """Assign instances to grid cells by size and by centre of mass (SOLO, section 3.1).
@@ -46,27 +36,17 @@ class GridAssigner:
     there to the cells that its centre region touches: the box shrunk by ``center_scale`` around
     the centre of mass, at most one cell away from the cell of the centre.
 
-    The defaults are those of the published models; what the others change is measured in
-    docs/ablations.md.
-
     Args:
         center_scale: size of the centre region relative to the box.
         scale_ranges: for each level the smallest and the largest box size, in pixels of the
             network's input, both inclusive.
-        owner: who gets a cell that several instances claim. None: the last one gives the label,
-            and the masks of all supervise the kernel. 'last', 'smallest' or 'nearest': the last
-            one, the one of the least mask area, or the one whose centre is nearest to the cell's
-            middle gives both; of equal ones the last.
-        vanishing: what to do with instances of which nothing is left at 1/4 scale. 'keep': train
-            their kernels on empty masks; 'drop': leave them out; 'cover': train on all 1/4-scale
-            pixels that they touch.
-        open_ended: instances larger than the last range belong to the last level, instead of to
-            none.
-        half_pixel: put pixel centres at half pixels, as the grid does, instead of at whole ones.
+        owner: who gets a cell that several instances claim. None, as published: the last one gives
+            the label, and the masks of all supervise the kernel. 'last': the last one gives both
+            (docs/ablations.md).
 
     Raises:
-        ValueError: if a range is not 0 <= low < high, center_scale is not in (0, 1], or a rule
-            does not exist.
+        ValueError: if a range is not 0 <= low < high, center_scale is not in (0, 1], or the owner
+            is another.
     """
 
     def __init__(
@@ -81,9 +61,6 @@ class GridAssigner:
             (384, 2048),
         ),
         owner: str | None = None,
-        vanishing: str = 'keep',
-        open_ended: bool = False,
-        half_pixel: bool = False,
     ) -> None:
         if not 0 < center_scale <= 1:
             raise ValueError(f'GridAssigner: center_scale must be in (0, 1], not {center_scale}')
@@ -92,19 +69,11 @@ class GridAssigner:
                 raise ValueError(
                     f'GridAssigner: a scale range must be 0 <= low < high, not ({low}, {high})'
                 )
+        if owner not in (None, 'last'):
+            raise ValueError(f"GridAssigner: owner must be None or 'last', not {owner!r}")
         self.center_scale = center_scale
-        if owner not in (None, *OWNERS):
-            raise ValueError(f'GridAssigner: owner must be None or one of {OWNERS}, not {owner!r}')
-        if vanishing not in VANISHING:
-            raise ValueError(
-                f'GridAssigner: vanishing must be one of {VANISHING}, not {vanishing!r}'
-            )
         self.scale_ranges = tuple(tuple(bounds) for bounds in scale_ranges)
-        if open_ended:
-            self.scale_ranges = (*self.scale_ranges[:-1], (self.scale_ranges[-1][0], math.inf))
         self.owner = owner
-        self.vanishing = vanishing
-        self.half_pixel = half_pixel
 
     def __call__(
         self,
@@ -120,106 +89,68 @@ class GridAssigner:
         H and W are those of the padded network input, which the grids span. Without boxes those
         around the masks are taken. ``background`` is the label of cells without an instance.
         """
-        size = masks.shape[-2:]
         boxes = tight_boxes(masks) if boxes is None else boxes
-        box_size = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
+        sides = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # height, width
+        scale = torch.sqrt(sides[:, 0] * sides[:, 1])
         rows, columns = pixel_counts(masks)
-        area = rows.sum(1)
-        center = center_of_mass(rows, columns) + 0.5 * self.half_pixel
-        reach = 0.5 * box_size * self.center_scale
-        scale = torch.sqrt(box_size[:, 1] * box_size[:, 0])
-        drop = self.vanishing == 'drop'
-        present = quarter_masks(masks).flatten(1).any(1) if drop else area > 0
-        cells, valid, nearby, first = [], [], [], 0
+        center, reach = center_of_mass(rows, columns), 0.5 * sides * self.center_scale
+        present, cells, valid, first = rows.any(1), [], [], 0
         for (low, high), grid in zip(self.scale_ranges, num_grids, strict=True):
-            near, inside = self._region(center, reach, size, grid)
-            cells.append(first + near[:, 0, :, None] * grid + near[:, 1, None, :])
-            on_level = present & (scale >= low) & (scale <= high)
-            valid.append(inside[:, 0, :, None] & inside[:, 1, None, :] & on_level[:, None, None])
-            nearby.append(near)
+            near, touched = cells_near(center, reach, masks.shape[-2:], grid)
+            here = present & (scale >= low) & (scale <= high)
+            cells.append(first + near)
+            valid.append(touched & here[:, None, None])
             first += grid * grid
         cells, valid = torch.stack(cells), torch.stack(valid)
-        if self.owner is not None:
-            levels = zip(nearby, num_grids, strict=True)
-            costs = torch.stack([self._costs(area, size, center, *level) for level in levels])
-            valid = owners(cells, valid, costs, first)
-        return collect(cells, valid, labels, first, background)
-
-    def mask_targets(self, masks: Tensor) -> Tensor:
-        """Masks (n, H/4, W/4) bool to train on, of masks (n, H, W) bool; H and W divide by 4."""
-        targets = quarter_masks(masks)
-        if self.vanishing != 'cover':
-            return targets
-        vanished = ~targets.flatten(1).any(1)
-        return torch.where(vanished[:, None, None], covering_masks(masks), targets)
-
-    def _costs(
-        self, area: Tensor, size: Sequence[int], center: Tensor, near: Tensor, grid: int
-    ) -> Tensor:
-        """What it costs a cell (n, 3, 3) to take each instance, by the rule of ``owner``."""
-        if self.owner == 'nearest':
-            height, width = size
-            y = near[:, 0] + 0.5 - center[:, 0, None] * grid / height  # (n, 3), in cells
-            x = near[:, 1] + 0.5 - center[:, 1, None] * grid / width
-            return y[:, :, None] ** 2 + x[:, None, :] ** 2
-        costs = area.float() if self.owner == 'smallest' else area.new_zeros(len(area)).float()
-        return costs[:, None, None].expand(-1, 3, 3)
-
-    @staticmethod
-    def _region(
-        center: Tensor, reach: Tensor, size: Sequence[int], grid: int
-    ) -> tuple[Tensor, Tensor]:
-        """Cells near centers (n, 2) y, x on one axis each: indices and membership (n, 2, 3)."""
-
-        def cell_of(points: Tensor) -> Tensor:
-            cells = [
-                torch.div(points[:, axis] / size[axis], 1 / grid, rounding_mode='trunc')
-                for axis in (0, 1)
-            ]
-            return torch.stack(cells, dim=1).long()
-
-        low = cell_of(center - reach).clamp(min=0)
-        high = cell_of(center + reach).clamp(max=grid - 1)
-        near = cell_of(center)[..., None] + torch.arange(-1, 2, device=center.device)
-        return near, (near >= low[..., None]) & (near <= high[..., None])
+        return collect(cells, valid, labels, first, background, self.owner)
 
 
-def owners(cells: Tensor, valid: Tensor, costs: Tensor, num_cells: int) -> Tensor:
-    """Which valid slots cost their cell least; of equal ones the last instance's: bool.
+def cells_near(
+    center: Tensor, reach: Tensor, size: Sequence[int], grid: int
+) -> tuple[Tensor, Tensor]:
+    """Cells around centres (n, 2) y, x: row · grid + column, and which are in reach, (n, 3, 3).
 
-    All arguments but ``num_cells``, and the result, are (levels, n, 3, 3).
+    ``size`` is that of the image (H, W); cells outside it are never in reach.
     """
-    instance = torch.arange(cells.shape[1], device=cells.device)[:, None, None].expand_as(cells)
 
-    def best(values: Tensor, among: Tensor, reduction: str) -> Tensor:
-        """The least or the largest value among the slots of each slot's cell."""
-        cell = cells.where(among, num_cells).flatten()
-        worst = math.inf if reduction == 'amin' else -1
-        kept = values.new_full((num_cells + 1,), worst)
-        kept.scatter_reduce_(0, cell, values.flatten(), reduction)
-        return kept[cell].view_as(cells)
+    def cell_of(points: Tensor) -> Tensor:
+        cells = [
+            torch.div(points[:, axis] / size[axis], 1 / grid, rounding_mode='trunc')
+            for axis in (0, 1)
+        ]
+        return torch.stack(cells, dim=1).long()
 
-    cheapest = valid & (costs == best(costs, valid, 'amin'))
-    return cheapest & (instance == best(instance, cheapest, 'amax'))
+    low = cell_of(center - reach).clamp(min=0)
+    high = cell_of(center + reach).clamp(max=grid - 1)
+    near = cell_of(center)[..., None] + torch.arange(-1, 2, device=center.device)
+    touched = (near >= low[..., None]) & (near <= high[..., None])  # (n, 2, 3), as near
+    cells = near[:, 0, :, None] * grid + near[:, 1, None, :]
+    return cells, touched[:, 0, :, None] & touched[:, 1, None, :]
 
 
 def collect(
-    cells: Tensor, valid: Tensor, labels: Tensor, num_cells: int, background: int
+    cells: Tensor,
+    valid: Tensor,
+    labels: Tensor,
+    num_cells: int,
+    background: int,
+    owner: str | None,
 ) -> GridTargets:
     """Gather cells and valid (levels, n, 3, 3) of n instances with labels (n,) into targets."""
-    _num_levels, num_instances = cells.shape[:2]
-    instance = torch.arange(num_instances, device=labels.device)
-    instance = instance[None, :, None, None].expand_as(cells).flatten()
+    instance = torch.arange(len(labels), device=labels.device)
+    instance = instance[:, None, None].expand_as(cells).flatten()
     cell, valid = cells.flatten(), valid.flatten()
-    owner = labels.new_full((num_cells + 1,), -1)  # the extra cell takes what is not valid
-    owner.scatter_reduce_(0, cell.where(valid, num_cells), instance, 'amax')
-    owner = owner[:-1]
+    claimed = cell.where(valid, num_cells)  # an extra cell takes what is not valid
+    last = labels.new_full((num_cells + 1,), -1)
+    last.scatter_reduce_(0, claimed, instance, 'amax')
+    if owner == 'last':
+        valid = valid & (instance == last[claimed])
     return GridTargets(
-        labels=F.pad(labels, (0, 1), value=background)[owner],  # owner -1: the padded last one
+        labels=F.pad(labels, (0, 1), value=background)[last[:-1]],  # -1: the padded last one
         cell=cell,
         instance=instance,
         valid=valid,
-        num_positive=(owner >= 0).sum(),
+        num_positive=(last[:-1] >= 0).sum(),
         num_unknown=((labels < 0) | (labels >= background)).sum(),
     )
 

@@ -10,9 +10,9 @@ from mmsolov2.models.targets import dice_loss as mask_loss
 from mmsolov2.models.targets.dice_loss import (
     DiceSums,
     MaskTargets,
+    checkpoint_chunks,
     dice_losses,
-    has_dice_sums,
-    in_chunks,
+    is_dice,
 )
 
 SIZE = (9, 14)
@@ -184,12 +184,12 @@ class OwnDice(DiceLoss):
 
 
 def test_which_losses_are_sums():
-    assert has_dice_sums(DiceLoss(loss_weight=2.0, eps=1.0))
-    assert not has_dice_sums(DiceLoss(naive_dice=True))
-    assert not has_dice_sums(DiceLoss(activate=False))
-    assert not has_dice_sums(DiceLoss(use_sigmoid=False))
-    assert not has_dice_sums(OwnDice())
-    assert not has_dice_sums(FocalLoss())
+    assert is_dice(DiceLoss(loss_weight=2.0, eps=1.0))
+    assert not is_dice(DiceLoss(naive_dice=True))
+    assert not is_dice(DiceLoss(activate=False))
+    assert not is_dice(DiceLoss(use_sigmoid=False))
+    assert not is_dice(OwnDice())
+    assert not is_dice(FocalLoss())
 
 
 @pytest.mark.parametrize('logits', [1, 300, 10**9], ids=['one by one', 'chunks', 'at once'])
@@ -204,7 +204,7 @@ def test_chunks_change_nothing(monkeypatch, logits):
         return LOSS(maps, masks[instance], reduction_override='none')
 
     found = with_gradients(
-        lambda _, kernels: in_chunks(losses, 9 * 14, kernels, instance), features, kernels
+        lambda _, kernels: checkpoint_chunks(losses, 9 * 14, kernels, instance), features, kernels
     )
     chunks = {1: [1] * 7, 300: [2, 2, 2, 1], 10**9: [7]}[logits]
     assert calls[: len(chunks)] == chunks and sorted(calls) == sorted(2 * chunks)
@@ -215,5 +215,5 @@ def test_chunks_change_nothing(monkeypatch, logits):
 
 def test_chunks_of_nothing():
     _, kernels, _ = case(((3, 0),))
-    losses = in_chunks(lambda kernels: kernels.sum(1), 0 + 1, kernels)
+    losses = checkpoint_chunks(lambda kernels: kernels.sum(1), 0 + 1, kernels)
     assert losses.shape == (0,) and losses.requires_grad

@@ -1,2 +1,0 @@
-_base_ = '../solov2/solov2_r50_fpn_ms-3x_coco.py'
-model = dict(test_cfg=dict(symmetric_peaks=True))

@@ -1,2 +1,0 @@
-_base_ = '../solov2/solov2_r50_fpn_ms-3x_coco.py'
-model = dict(mask_head=dict(assigner=dict(vanishing='cover')))
