@@ -23,10 +23,10 @@ def convolve_by_loops(features, kernels, size):
 
 @pytest.mark.parametrize('shape', [(3, 4, 6), (2, 1, 2)], ids=str)
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_equals_loops(size, shape):
+def test_equals_loops(size, shape, device):
     features = torch.randn(shape, dtype=torch.float64)
     kernels = torch.randn(4, shape[0] * size**2, dtype=torch.float64)
-    out = dynamic_conv(features, kernels, size)
+    out = dynamic_conv(features.to(device), kernels.to(device), size).cpu()
     assert out.shape == (4, *shape[1:])
     np.testing.assert_allclose(out, convolve_by_loops(features.numpy(), kernels.numpy(), size))
 
@@ -68,9 +68,9 @@ def test_kernels_of_one_tap_stay_as_they_are():
 
 @pytest.mark.parametrize('n', [0, 2])
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_gradients_reach_both_inputs(size, n):
-    features = torch.randn(3, 4, 6, requires_grad=True)
-    kernels = torch.randn(n, 3 * size**2, requires_grad=True)
+def test_gradients_reach_both_inputs(size, n, device):
+    features = torch.randn(3, 4, 6, device=device, requires_grad=True)
+    kernels = torch.randn(n, 3 * size**2, device=device, requires_grad=True)
     out = dynamic_conv(features, kernels, size)
     assert out.shape == (n, 4, 6)
     out.square().sum().backward()
@@ -80,18 +80,19 @@ def test_gradients_reach_both_inputs(size, n):
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_kernels_may_be_slices_of_transposed_maps(size):
+def test_kernels_may_be_slices_of_transposed_maps(size, device):
     """As the head cuts them out of maps (D, cells)."""
-    features, maps = torch.randn(3, 4, 6), torch.randn(3 * size**2, 7)
+    features = torch.randn(3, 4, 6, device=device)
+    maps = torch.randn(3 * size**2, 7, device=device)
     out = dynamic_conv(features, maps.T[2:5], size)
     torch.testing.assert_close(out, dynamic_conv(features, maps.T[2:5].contiguous(), size))
 
 
 @pytest.mark.parametrize('counts', [(2, 1, 3), (0, 2, 0), (0, 0, 0)], ids=str)
 @pytest.mark.parametrize('size', [1, 3])
-def test_levels_have_kernels_of_their_own(size, counts):
-    levels = [torch.randn(3, 8, 12), torch.randn(3, 8, 12), torch.randn(3, 4, 6)]
-    kernels = torch.randn(sum(counts), 3 * size**2)
+def test_levels_have_kernels_of_their_own(size, counts, device):
+    levels = [torch.randn(3, *shape, device=device) for shape in ((8, 12), (8, 12), (4, 6))]
+    kernels = torch.randn(sum(counts), 3 * size**2, device=device)
     out = dynamic_conv_levels(levels, kernels, counts, size)
     assert out.shape == (sum(counts), 8, 12)
     parts = kernels.split(counts)
