@@ -12,6 +12,8 @@ import mmsolov2  # noqa: F401  (first: it lets mmdet be imported on mmcv-lite)
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # test files run side by side
+torch.backends.cudnn.allow_tf32 = False  # on a GPU float32 is float32 too
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # deterministic GPUs ask for it
 
 TINY = """
 _base_ = '{base}'
@@ -37,6 +39,25 @@ param_scheduler = []
 default_hooks = dict(logger=dict(interval=1))
 randomness = dict(seed=0)
 """
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without a GPU leave out what is marked cuda, or skip it where that mark is asked for."""
+    if torch.cuda.is_available():
+        return
+    marked = [item for item in items if item.get_closest_marker('cuda')]
+    if 'cuda' in config.option.markexpr:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason='there is no GPU'))
+    else:
+        items[:] = [item for item in items if not item.get_closest_marker('cuda')]
+        config.hook.pytest_deselected(items=marked)
+
+
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
+def device(request):
+    """A test that takes it runs on the CPU and, where there is one, on a GPU."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(autouse=True, scope='session')

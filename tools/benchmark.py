@@ -16,9 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,8 @@ STRATEGIES = {
 }
 
 
-class Subcommand(NamedTuple):
+@dataclass(frozen=True)
+class Subcommand:
     """One benchmark: a case for each combination of its axes' values."""
 
     help: str
@@ -81,7 +82,7 @@ class Subcommand(NamedTuple):
     build: Callable[[argparse.Namespace, dict], Runs]
     differing: Callable[[object, object], int] | None
     warm: dict  # settings of a small case: run first where memory is measured
-    choices: ClassVar[dict[str, Sequence]] = {}
+    choices: dict[str, Sequence] = field(default_factory=dict)
     measure: Callable[..., dict] = None  # ``measured`` unless it says otherwise
     overhead: bool = False  # whether the others contain the floor
     trains: bool = False  # whether it needs gradients

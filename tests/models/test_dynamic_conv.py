@@ -29,10 +29,10 @@ def convolve_by_loops(features, kernels, size):
 
 @pytest.mark.parametrize('shape', [(3, 4, 6), (2, 1, 2)], ids=str)
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_equals_loops(size, shape):
+def test_equals_loops(size, shape, device):
     features = torch.randn(shape, dtype=torch.float64)
     kernels = torch.randn(4, shape[0] * size**2, dtype=torch.float64)
-    out = dynamic_conv(features, kernels, size)
+    out = dynamic_conv(features.to(device), kernels.to(device), size).cpu()
     assert out.shape == (4, *shape[1:])
     np.testing.assert_allclose(out, convolve_by_loops(features.numpy(), kernels.numpy(), size))
 
@@ -74,9 +74,9 @@ def test_kernels_of_one_tap_stay_as_they_are():
 
 @pytest.mark.parametrize('n', [0, 2])
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_gradients_reach_both_inputs(size, n):
-    features = torch.randn(3, 4, 6, requires_grad=True)
-    kernels = torch.randn(n, 3 * size**2, requires_grad=True)
+def test_gradients_reach_both_inputs(size, n, device):
+    features = torch.randn(3, 4, 6, device=device, requires_grad=True)
+    kernels = torch.randn(n, 3 * size**2, device=device, requires_grad=True)
     out = dynamic_conv(features, kernels, size)
     assert out.shape == (n, 4, 6)
     out.square().sum().backward()
@@ -86,20 +86,22 @@ def test_gradients_reach_both_inputs(size, n):
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_kernels_may_be_slices_of_transposed_maps(size):
+def test_kernels_may_be_slices_of_transposed_maps(size, device):
     """As the head cuts them out of maps (D, cells)."""
-    features, maps = torch.randn(3, 4, 6), torch.randn(3 * size**2, 7)
+    features = torch.randn(3, 4, 6, device=device)
+    maps = torch.randn(3 * size**2, 7, device=device)
     out = dynamic_conv(features, maps.T[2:5], size)
     torch.testing.assert_close(out, dynamic_conv(features, maps.T[2:5].contiguous(), size))
 
 
 @pytest.mark.parametrize('levels', [(0, 0, 1, 2, 2, 2), (2, 0, 2, 1), (1, 1), ()], ids=str)
 @pytest.mark.parametrize('size', [1, 3])
-def test_levels_have_features_of_their_own(size, levels):
+def test_levels_have_features_of_their_own(size, levels, device):
     """Whatever the order of the kernels, and if a level has none."""
-    features = [torch.randn(3, 8, 12), torch.randn(3, 8, 12), torch.randn(3, 4, 6)]
-    kernels = torch.randn(len(levels), 3 * size**2)
-    cells = CellKernels(features, kernels, torch.tensor(levels, dtype=torch.long), size)
+    features = [torch.randn(3, *shape, device=device) for shape in ((8, 12), (8, 12), (4, 6))]
+    kernels = torch.randn(len(levels), 3 * size**2, device=device)
+    of_level = torch.tensor(levels, dtype=torch.long, device=device)
+    cells = CellKernels(features, kernels, of_level, size)
     out = cells.logits()
     assert out.shape == (len(levels), 8, 12)
     for level, kernel, mask in zip(levels, kernels, out, strict=True):
@@ -112,9 +114,11 @@ def test_levels_have_features_of_their_own(size, levels):
 
 @pytest.mark.parametrize('rows', [slice(0, 2), slice(1, 7), slice(5, 8), slice(0, 8)], ids=str)
 @pytest.mark.parametrize('size', [1, 3, 5])
-def test_rows_are_those_of_the_whole(size, rows):
-    cells = CellKernels(torch.randn(3, 8, 6), torch.randn(4, 3 * size**2), torch.zeros(4), size)
-    some = torch.tensor([2, 0])
+def test_rows_are_those_of_the_whole(size, rows, device):
+    features, kernels = torch.randn(3, 8, 6), torch.randn(4, 3 * size**2)
+    levels = torch.zeros(4, device=device)
+    cells = CellKernels(features.to(device), kernels.to(device), levels, size)
+    some = torch.tensor([2, 0], device=device)
     for logits in (cells, KeptLogits(cells.logits())):
         torch.testing.assert_close(logits.rows(rows), cells.logits()[:, rows])
         torch.testing.assert_close(logits.rows(rows, some), cells.logits()[some, rows])

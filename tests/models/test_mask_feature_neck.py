@@ -9,10 +9,10 @@ from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatu
 CHANNELS = 6
 
 
-def pyramid(height, width, batch=2, num_levels=5):
+def pyramid(height, width, batch=2, num_levels=5, device='cpu'):
     """Levels as a feature pyramid makes them: half as large each time, rounded up."""
     return [
-        torch.randn(batch, CHANNELS, -(-height // stride), -(-width // stride))
+        torch.randn(batch, CHANNELS, -(-height // stride), -(-width // stride), device=device)
         for stride in (4, 8, 16, 32, 64)[:num_levels]
     ]
 
@@ -31,7 +31,7 @@ def with_coordinates(x):
     batch, _, height, width = x.shape
     column = torch.linspace(-1, 1, width).view(1, 1, 1, -1).expand(batch, 1, height, -1)
     row = torch.linspace(-1, 1, height).view(1, 1, -1, 1).expand(batch, 1, -1, width)
-    return torch.cat([x, column, row], 1)
+    return torch.cat([x, column.to(x), row.to(x)], 1)
 
 
 def layer(parameters, name, x, padding=1):
@@ -73,9 +73,9 @@ LEVELS = ((0, 3), (0, 4), (1, 3), (2, 3), (0, 0), (1, 1), (3, 3))
     ],
     ids=str,
 )
-def test_equals_plain_functions(size, start, end, use_coords):
-    features = pyramid(*size)
-    neck = make_neck(start_level=start, end_level=end, use_coords=use_coords)
+def test_equals_plain_functions(size, start, end, use_coords, device):
+    features = pyramid(*size, device=device)
+    neck = make_neck(start_level=start, end_level=end, use_coords=use_coords).to(device)
     parameters = neck.state_dict()
     with torch.no_grad():
         out = neck(features)
@@ -110,9 +110,9 @@ def test_only_the_levels_asked_for_are_used():
         assert not torch.equal(neck([features[0], features[1] + 1, features[2]]), expected)
 
 
-def test_every_parameter_gets_a_gradient():
-    neck = make_neck()
-    neck(pyramid(64, 64)).square().sum().backward()
+def test_every_parameter_gets_a_gradient(device):
+    neck = make_neck().to(device)
+    neck(pyramid(64, 64, device=device)).square().sum().backward()
     assert all(parameter.grad.any() for parameter in neck.parameters())
 
 
@@ -180,9 +180,9 @@ def separate_by_hand(parameters, features, stacked_convs, use_coords):
     [((64, 96), 7, True), ((75, 133), 7, True), ((64, 64), 2, False)],
     ids=str,
 )
-def test_separate_features_equal_plain_functions(size, stacked_convs, use_coords):
-    features = pyramid(*size)
-    neck = make_separate(stacked_convs=stacked_convs, use_coords=use_coords)
+def test_separate_features_equal_plain_functions(size, stacked_convs, use_coords, device):
+    features = pyramid(*size, device=device)
+    neck = make_separate(stacked_convs=stacked_convs, use_coords=use_coords).to(device)
     expected = separate_by_hand(neck.state_dict(), features, stacked_convs, use_coords)
     with torch.no_grad():
         outs = neck(features)

@@ -103,6 +103,11 @@ def convolve_by_loops(case, inputs, offset, mask, weight, bias):
     )
 
 
+def on(device, *tensors):
+    """Leaves of the same values on a device."""
+    return [tensor.detach().to(device).requires_grad_() for tensor in tensors]
+
+
 def output_and_gradients(function, tensors, *arguments):
     """The output, and the gradients that the tensors get from a weighed sum of it."""
     output = function(*arguments)
@@ -112,7 +117,7 @@ def output_and_gradients(function, tensors, *arguments):
 
 def assert_equal(ours, theirs, tolerance):
     for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance, check_device=False)
 
 
 # Against loops
@@ -120,10 +125,11 @@ def assert_equal(ours, theirs, tolerance):
 
 @both_ways
 @each_case
-def test_version_1_equals_loops(case):
+def test_version_1_equals_loops(case, device):
     inputs, offset, mask, weight, bias = make_inputs(case)
     leaves = inputs, offset, weight
-    ours = output_and_gradients(deform_conv2d, leaves, *leaves, *case[2:])
+    sent = on(device, *leaves)
+    ours = output_and_gradients(deform_conv2d, sent, *sent, *case[2:])
     rest = torch.ones_like(mask), weight, torch.zeros_like(bias)
     loops = output_and_gradients(convolve_by_loops, leaves, case, inputs, offset, *rest)
     assert_equal(ours, loops, 1e-10)
@@ -131,54 +137,56 @@ def test_version_1_equals_loops(case):
 
 @both_ways
 @each_case
-def test_version_2_equals_loops(case):
+def test_version_2_equals_loops(case, device):
     leaves = make_inputs(case)
-    ours = output_and_gradients(modulated_deform_conv2d, leaves, *leaves, *case[2:])
+    sent = on(device, *leaves)
+    ours = output_and_gradients(modulated_deform_conv2d, sent, *sent, *case[2:])
     loops = output_and_gradients(convolve_by_loops, leaves, case, *leaves)
     assert_equal(ours, loops, 1e-10)
 
 
 @both_ways
-def test_values_by_hand():
+def test_values_by_hand(device):
     """A 1x1 kernel reads pixel (0, 1) of [[1, 2], [3, 4]] at other places (y, x)."""
-    image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], device=device)
     moves = [(0, 0), (0.5, 0), (0, -0.25), (1, -1), (-0.5, 0), (0, 0.75), (-1, 0), (0, 1), (9, -9)]
     seen = [2, 3, 1.75, 3, 1, 0.5, 0, 0, 0]
     for (y, x), value in zip(moves, seen):
         offset = torch.zeros(1, 2, 2, 2)
         offset[0, :, 0, 1] = torch.tensor([y, x])
-        out = deform_conv2d(image, offset, torch.ones(1, 1, 1, 1))
+        out = deform_conv2d(image, offset.to(device), torch.ones(1, 1, 1, 1, device=device))
         assert out.tolist() == [[[[1, value], [3, 4]]]]
 
 
 @both_ways
-def test_offsets_without_a_value_see_nothing():
-    offset = torch.tensor([math.nan, math.inf, -math.inf, 1e30]).view(1, 2, 1, 2).requires_grad_()
-    image = torch.ones(1, 1, 1, 2, requires_grad=True)
-    out = deform_conv2d(image, offset, torch.ones(1, 1, 1, 1))
+def test_offsets_without_a_value_see_nothing(device):
+    values = torch.tensor([math.nan, math.inf, -math.inf, 1e30]).view(1, 2, 1, 2)
+    offset, image = on(device, values, torch.ones(1, 1, 1, 2))
+    out = deform_conv2d(image, offset, torch.ones(1, 1, 1, 1, device=device))
     out.sum().backward()
     for tensor in out, offset.grad, image.grad:
         assert not tensor.any()
 
 
 @pytest.mark.parametrize('deterministic', [True, False])
-def test_deterministic_training_never_meets_grid_sample(deterministic, monkeypatch):
+def test_deterministic_training_never_meets_grid_sample(deterministic, monkeypatch, device):
     """Its gradient raises on a GPU when torch or a config's ``randomness`` asks for determinism."""
     calls, real = [], F.grid_sample
     monkeypatch.setattr(F, 'grid_sample', lambda *args, **kw: calls.append(0) or real(*args, **kw))
     torch.use_deterministic_algorithms(deterministic)
     try:
-        layer = build_conv_layer(dict(type='DCNv2'), 4, 4, 3)
-        layer(torch.randn(1, 4, 6, 7)).sum().backward()
+        layer = build_conv_layer(dict(type='DCNv2'), 4, 4, 3).to(device)
+        layer(torch.randn(1, 4, 6, 7, device=device)).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
     assert len(calls) == (not deterministic)
 
 
 @pytest.mark.parametrize('kind', [deform_conv2d, modulated_deform_conv2d])
-def test_both_ways_are_equal_on_large_images(kind):
+def test_both_ways_are_equal_on_large_images(kind, device):
     """Values, and gradients of input, offsets, masks and weights."""
-    inputs, offset, mask, weight, bias = make_inputs(((60, 90), (3, 3), 1, 1, 1, 1, 2))
+    made = make_inputs(((60, 90), (3, 3), 1, 1, 1, 1, 2))
+    inputs, offset, mask, weight, bias = on(device, *made)
     leaves = (
         [inputs, offset, weight] if kind is deform_conv2d else [inputs, offset, mask, weight, bias]
     )
@@ -212,10 +220,11 @@ def test_without_offsets_equals_a_plain_convolution(case, dtype):
 
 @both_ways
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_floats_find_every_pixel_of_a_wide_image(dtype):
-    image = torch.arange(1000.0).remainder(7).view(1, 1, 1, 1000)  # float32, as under autocast
-    offset = torch.zeros(1, 2, 1, 1000, dtype=dtype)
-    mask, weight, bias = offset[:, :1] + 1, torch.ones(1, 1, 1, 1), torch.ones(1)
+def test_half_floats_find_every_pixel_of_a_wide_image(dtype, device):
+    image = torch.arange(1000.0, device=device).remainder(7)  # float32, as under autocast
+    image = image.view(1, 1, 1, 1000)
+    offset = torch.zeros(1, 2, 1, 1000, dtype=dtype, device=device)
+    mask, (weight, bias) = offset[:, :1] + 1, on(device, torch.ones(1, 1, 1, 1), torch.ones(1))
     out = modulated_deform_conv2d(image, offset, mask.float(), weight, bias)
     assert out.dtype == dtype
     assert out.equal((image + 1).to(dtype))
@@ -228,19 +237,19 @@ def test_float_offsets_keep_the_output_float_under_autocast():
 
 
 @both_ways
-def test_new_layers_slope_to_the_right():
+def test_new_layers_slope_to_the_right(device):
     """Whole pixels are kinks: as in mmcv's operators the slope is that to the next pixel."""
-    image = torch.arange(100.0).square().view(1, 1, 1, 100)
-    offset = torch.zeros(1, 2, 1, 100, requires_grad=True)
-    deform_conv2d(image, offset, torch.ones(1, 1, 1, 1)).sum().backward()
+    image = torch.arange(100.0, device=device).square().view(1, 1, 1, 100)
+    offset = torch.zeros(1, 2, 1, 100, device=device, requires_grad=True)
+    deform_conv2d(image, offset, torch.ones(1, 1, 1, 1, device=device)).sum().backward()
     assert offset.grad[0, 1, 0, :99].tolist() == list(range(1, 199, 2))  # (n + 1)² - n²
     assert offset.grad[0, 1, 0, 99] == -(99**2)  # beyond the last pixel lies zero
 
 
 @both_ways
-def test_an_empty_batch():
+def test_an_empty_batch(device):
     case = CASES['all']
-    inputs, offset, mask, weight, bias = make_inputs(case)
+    inputs, offset, mask, weight, bias = on(device, *make_inputs(case))
     out = modulated_deform_conv2d(inputs[:0], offset[:0], mask[:0], weight, bias, *case[2:])
     assert out.shape == (0, 4, *offset.shape[2:])
 
@@ -325,11 +334,11 @@ def test_layers_train(kind, size, channels):
 
 @needs_lite
 @pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
-def test_layers_under_autocast(kind):
-    layer = build_conv_layer(dict(type=kind), 2, 4, 3, padding=1, bias=False)
-    image = torch.randn(2, 2, 5, 6)
+def test_layers_under_autocast(kind, device):
+    layer = build_conv_layer(dict(type=kind), 2, 4, 3, padding=1, bias=False).to(device)
+    image = torch.randn(2, 2, 5, 6, device=device)
     expected = layer(image)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         out = layer(image)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
@@ -337,12 +346,12 @@ def test_layers_under_autocast(kind):
     assert all(parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
 
 
-def test_resnet_with_deformable_stages():
+def test_resnet_with_deformable_stages(device):
     dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
     stages = (False, True, True, True)
     config = dict(type='ResNet', depth=50, base_channels=8, dcn=dcn, stage_with_dcn=stages)
-    net = MODELS.build(config)
-    outputs = net(torch.randn(2, 3, 64, 96))
+    net = MODELS.build(config).to(device)
+    outputs = net(torch.randn(2, 3, 64, 96, device=device))
     assert [tuple(x.shape[1:]) for x in outputs] == [
         (32, 16, 24),
         (64, 8, 12),

@@ -1,5 +1,6 @@
 """mmdet's SOLOv2 and ours, side by side, with the same random weights."""
 
+import copy
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -34,15 +35,23 @@ class Outputs(NamedTuple):
 
 
 class Pair:
-    """The two models; ``outputs`` runs both networks once for every size."""
+    """The two models on a device; ``outputs`` runs both networks once for every size."""
 
-    def __init__(self, theirs: nn.Module, ours: nn.Module, checkpoint: Path) -> None:
-        self.theirs, self.ours, self.checkpoint = theirs, ours, checkpoint
+    def __init__(
+        self, theirs: nn.Module, ours: nn.Module, checkpoint: Path, device: str = 'cpu'
+    ) -> None:
+        self.theirs, self.ours = theirs.to(device), ours.to(device)
+        self.checkpoint, self.device = checkpoint, torch.device(device)
         self.outputs = functools.lru_cache(self._outputs)
+
+    def copied(self, device: str) -> 'Pair':
+        """Copies of the models on another device."""
+        return Pair(copy.deepcopy(self.theirs), copy.deepcopy(self.ours), self.checkpoint, device)
 
     @torch.no_grad()
     def _outputs(self, size: tuple[int, int]) -> tuple[Outputs, Outputs]:
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 3
+        images = images.to(self.device)
         ((kernels, logits, features),) = self.theirs(images)
         return Outputs(logits, kernels, features), Outputs(*self.ours(images))
 
@@ -63,7 +72,8 @@ def liven(model: nn.Module) -> None:
 
 
 @pytest.fixture(scope='session', params=NAMES)
-def pair(request, tmp_path_factory) -> Pair:
+def pairs(request, tmp_path_factory) -> dict[str, Pair]:
+    """The models of a config by their device, once they were asked for."""
     torch.manual_seed(1)
     theirs = build(MMDET_CONFIGS / f'{request.param}.py')
     liven(theirs)
@@ -71,4 +81,11 @@ def pair(request, tmp_path_factory) -> Pair:
     save_checkpoint(dict(state_dict=theirs.state_dict()), str(checkpoint))
     ours = build(CONFIGS / f'{request.param}.py')
     load_checkpoint(ours, str(checkpoint), strict=True)
-    return Pair(theirs, ours, checkpoint)
+    return dict(cpu=Pair(theirs, ours, checkpoint))
+
+
+@pytest.fixture
+def pair(pairs, device) -> Pair:
+    if device.type not in pairs:
+        pairs[device.type] = pairs['cpu'].copied(device.type)
+    return pairs[device.type]

@@ -1,4 +1,7 @@
-"""The same weights give the same numbers as mmdet 3.3.0's SOLOv2."""
+"""The same weights give the same numbers as mmdet 3.3.0's SOLOv2.
+
+To the bit of every mask on a CPU; a GPU rounds a convolution and a product otherwise.
+"""
 
 import copy
 
@@ -17,6 +20,13 @@ from mmsolov2.models.state_dicts import mismatches
 def assert_close(ours, theirs, tolerance=1e-5):
     scale = max(theirs.abs().max().item(), 1)
     assert (ours - theirs).abs().max().item() <= tolerance * scale
+
+
+def assert_same_losses(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, loss in theirs.items():
+        rtol = 1e-4 if loss.is_cuda else 1e-5
+        torch.testing.assert_close(ours[name], loss, rtol=rtol, atol=1e-7)
 
 
 def test_an_mmdet_checkpoint_loads_with_nothing_missing_or_unexpected(pair):
@@ -119,17 +129,14 @@ BATCHES = {
 @pytest.mark.parametrize('size', [SIZE, (190, 257)], ids=['exact', 'padded'])
 def test_losses_are_equal(pair, batch, size):
     """From the outputs of the networks on; images of ``size`` are padded to SIZE."""
-    instances = copy.deepcopy(BATCHES[batch])
+    instances = [image.to(pair.device) for image in copy.deepcopy(BATCHES[batch])]
     for image in instances:
         image.masks = image.masks.crop(np.array([0, 0, size[1], size[0]])).pad(SIZE)
     theirs, ours = (outputs.first(len(instances)) for outputs in pair.outputs(SIZE))
     their_losses = pair.theirs.mask_head.loss_by_feat(
         theirs.kernels, theirs.logits, theirs.features, copy.deepcopy(instances), []
     )
-    our_losses = pair.ours.mask_head.loss_by_feat(*ours, instances)
-    assert our_losses.keys() == their_losses.keys()
-    for name, loss in their_losses.items():
-        torch.testing.assert_close(our_losses[name], loss, rtol=1e-5, atol=1e-7)
+    assert_same_losses(pair.ours.mask_head.loss_by_feat(*ours, instances), their_losses)
 
 
 def leaves(outputs):
@@ -145,17 +152,19 @@ def leaves(outputs):
 @pytest.mark.parametrize('batch', ['forty', 'shared cells', 'somebody beside nobody'])
 def test_gradients_are_equal(pair, batch):
     """What training adds to the weights is then equal too."""
+    instances = [image.to(pair.device) for image in copy.deepcopy(BATCHES[batch])]
     theirs, ours = pair.outputs(SIZE)
     (theirs, their_leaves), (ours, our_leaves) = leaves(theirs), leaves(ours)
     their_losses = pair.theirs.mask_head.loss_by_feat(
-        theirs.kernels, theirs.logits, theirs.features, copy.deepcopy(BATCHES[batch]), []
+        theirs.kernels, theirs.logits, theirs.features, copy.deepcopy(instances), []
     )
-    our_losses = pair.ours.mask_head.loss_by_feat(*ours, copy.deepcopy(BATCHES[batch]))
+    our_losses = pair.ours.mask_head.loss_by_feat(*ours, instances)
     sum(their_losses.values()).backward()
     sum(our_losses.values()).backward()
     for theirs_, ours_ in zip(their_leaves, our_leaves, strict=True):
         expected = torch.zeros_like(ours_) if theirs_.grad is None else theirs_.grad
-        torch.testing.assert_close(ours_.grad, expected, rtol=1e-4, atol=1e-7)
+        atol = 1e-5 * expected.abs().max().item() if expected.is_cuda else 1e-7
+        torch.testing.assert_close(ours_.grad, expected, rtol=1e-4, atol=atol)
     assert ours.features.grad.abs().max() > 0
 
 
@@ -173,8 +182,7 @@ def test_losses_of_uneven_images_are_equal(pair):
         data = dict(inputs=inputs, data_samples=copy.deepcopy(samples))
         with torch.no_grad():
             losses.append(model(**model.data_preprocessor(data, training=True), mode='loss'))
-    for name, loss in losses[0].items():
-        torch.testing.assert_close(losses[1][name], loss, rtol=1e-5, atol=1e-7)
+    assert_same_losses(losses[1], losses[0])
 
 
 # Predictions
@@ -205,10 +213,26 @@ def test_predictions_are_equal(pair, network, image, original):
 
 
 def assert_same_results(ours, theirs):
+    if ours.masks.is_cuda:
+        assert_nearly_the_same_results(ours, theirs)
+        return
     assert torch.equal(ours.labels, theirs.labels)
     torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-5)
     assert (ours.masks != theirs.masks).sum() == 0
     assert 0 < ours.masks.float().mean() < 1
+
+
+def assert_nearly_the_same_results(ours, theirs):
+    """All but one in fifty have a twin: of its label, score and pixels, but for a thousandth.
+
+    A pixel whose value is at the threshold changes its mask's score, and those of what it overlaps.
+    """
+    assert abs(len(ours) - len(theirs)) <= 1
+    twins = 0
+    for label, score, mask in zip(theirs.labels, theirs.scores, theirs.masks, strict=True):
+        near = (ours.labels == label) & ((ours.scores - score).abs() < 1e-3)
+        twins += (near & ((ours.masks != mask).float().mean((1, 2)) < 1e-3)).any().item()
+    assert twins >= 0.98 * len(theirs)
 
 
 def test_predictions_of_the_whole_detector_are_equal(pair):

@@ -33,11 +33,11 @@ def box_by_loops(mask):
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
 
 
-def test_boxes_equal_loops():
+def test_boxes_equal_loops(device):
     rng = np.random.default_rng(0)
     masks = rng.random((300, 9, 13)) < rng.random((300, 1, 1)) ** 4
     assert 0 < sum(not mask.any() for mask in masks) < 100
-    boxes = tight_boxes(torch.from_numpy(masks))
+    boxes = tight_boxes(torch.from_numpy(masks).to(device))
     assert boxes.dtype == torch.float32
     assert boxes.tolist() == [box_by_loops(mask) for mask in masks]
 
@@ -64,8 +64,8 @@ def test_a_box_spans_separate_parts():
     assert tight_boxes(masks).tolist() == [[2, 1, 7, 6]]
 
 
-def test_no_boxes():
-    boxes = tight_boxes(torch.zeros(0, 4, 6, dtype=torch.bool))
+def test_no_boxes(device):
+    boxes = tight_boxes(torch.zeros(0, 4, 6, dtype=torch.bool, device=device))
     assert boxes.shape == (0, 4)
     assert boxes.dtype == torch.float32
 
@@ -73,13 +73,13 @@ def test_no_boxes():
 # Centres and quarter masks
 
 
-def test_centres_of_mass_equal_scipys():
+def test_centres_of_mass_equal_scipys(device):
     rng = np.random.default_rng(0)
     masks = rng.random((200, 13, 22)) < rng.random((200, 1, 1))
     expected = [ndimage.center_of_mass(mask) for mask in masks]
-    found = center_of_mass(*pixel_counts(torch.from_numpy(masks)))
+    found = center_of_mass(*pixel_counts(torch.from_numpy(masks).to(device)))
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.cpu().numpy(), expected, rtol=1e-6)
 
 
 def test_centres_of_mass_of_drawings():
@@ -91,25 +91,26 @@ def test_centres_of_mass_of_drawings():
     ]
 
 
-def test_centres_of_mass_of_large_masks_are_exact():
+def test_centres_of_mass_of_large_masks_are_exact(device):
     """Sums of rows are far beyond float32's integers; only the quotient is rounded."""
     masks = torch.rand(3, 1000, 1500) < 0.7
     expected = [np.argwhere(mask).mean(0) for mask in masks.numpy()]
-    np.testing.assert_allclose(center_of_mass(*pixel_counts(masks)).numpy(), expected, rtol=2e-7)
+    found = center_of_mass(*pixel_counts(masks.to(device))).cpu()
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-7)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 5), (4, 383), (97, 384), (1100, 1301)])
 @pytest.mark.parametrize('density', [0.3, 1])
-def test_pixel_counts_equal_numpys(size, density):
+def test_pixel_counts_equal_numpys(size, density, device):
     """Also of masks that cover everything, far beyond what a byte can count."""
     masks = np.random.default_rng(0).random((3, *size)) < density
-    rows, columns = pixel_counts(torch.from_numpy(masks))
-    assert np.array_equal(rows.numpy(), masks.sum(2))
-    assert np.array_equal(columns.numpy(), masks.sum(1))
+    rows, columns = pixel_counts(torch.from_numpy(masks).to(device))
+    assert np.array_equal(rows.cpu().numpy(), masks.sum(2))
+    assert np.array_equal(columns.cpu().numpy(), masks.sum(1))
 
 
-def test_pixel_counts_of_views():
-    masks = torch.rand(5, 12, 16) < 0.5
+def test_pixel_counts_of_views(device):
+    masks = torch.rand(5, 12, 16, device=device) < 0.5
     for view in (masks[1:], masks[:, 1:9, 3:11], masks.transpose(1, 2), masks.flip(2), masks[:0]):
         rows, columns = pixel_counts(view)
         assert torch.equal(rows, view.sum(2)) and torch.equal(columns, view.sum(1))
@@ -120,12 +121,12 @@ def shrink(mask):
 
 
 @pytest.mark.parametrize('size', [(4, 4), (8, 12), (64, 32), (100, 132), (256, 320)])
-def test_quarter_masks_equal_opencvs(size):
+def test_quarter_masks_equal_opencvs(size, device):
     rng = np.random.default_rng(0)
     masks = rng.random((20, *size)) < rng.random((20, 1, 1))
-    found = quarter_masks(torch.from_numpy(masks))
+    found = quarter_masks(torch.from_numpy(masks).to(device))
     assert found.dtype == torch.bool
-    for quarter, mask in zip(found.numpy(), masks, strict=True):
+    for quarter, mask in zip(found.cpu().numpy(), masks, strict=True):
         assert np.array_equal(quarter, shrink(mask))
 
 
@@ -147,12 +148,13 @@ def test_quarter_masks_of_single_blocks(around):
         assert shrink(block).tolist() == [[expected]]
 
 
-def test_masks_are_padded_at_the_right_and_below():
+def test_masks_are_padded_at_the_right_and_below(device):
     masks = BitmapMasks(np.ones((1, 2, 3), np.uint8), 2, 3)
-    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    padded = padded_masks(masks, (4, 4), device)
+    assert padded.device.type == device.type
     assert padded.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]]
     nobody = BitmapMasks(np.zeros((0, 2, 3), np.uint8), 2, 3)
-    assert padded_masks(nobody, (4, 4), torch.device('cpu')).shape == (0, 4, 4)
+    assert padded_masks(nobody, (4, 4), device).shape == (0, 4, 4)
 
 
 def test_masks_that_fit_are_not_copied():
@@ -163,10 +165,10 @@ def test_masks_that_fit_are_not_copied():
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.int64, bool, np.float32])
-def test_any_value_but_zero_is_in_the_mask(dtype):
+def test_any_value_but_zero_is_in_the_mask(dtype, device):
     bitmaps = BitmapMasks(np.array([[[0, 255, 2, 1]] * 4], dtype), 4, 4)
     bitmaps.masks = bitmaps.masks[:, ::-1, ::-1]
-    masks = padded_masks(bitmaps, (4, 4), torch.device('cpu'))
+    masks = padded_masks(bitmaps, (4, 4), device)
     assert masks.view(torch.uint8).tolist() == [[[1, 1, 1, 0]] * 4]
 
 
@@ -185,9 +187,9 @@ def test_polygons_are_masks():
 
 
 @pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.float32])
-def test_a_tensor_may_hold_the_masks(dtype):
+def test_a_tensor_may_hold_the_masks(dtype, device):
     masks = torch.tensor([[[0, 1, 1], [1, 0, 1]]]).to(dtype)
-    padded = padded_masks(masks, (4, 4), torch.device('cpu'))
+    padded = padded_masks(masks, (4, 4), device)
     assert padded.dtype == torch.bool
     assert padded.int().tolist() == [[[0, 1, 1, 0], [1, 0, 1, 0], [0] * 4, [0] * 4]]
 
@@ -203,9 +205,9 @@ def test_masks_are_never_cut(size):
 # RLE
 
 
-def test_rle_and_back():
+def test_rle_and_back(device):
     masks = torch.rand(5, 7, 11) < torch.tensor([0, 0.1, 0.5, 0.9, 1.1]).view(5, 1, 1)
-    encoded = encode_rle(masks)
+    encoded = encode_rle(masks.to(device))
     assert [rle['size'] for rle in encoded] == [[7, 11]] * 5
     assert [coco_mask.area(rle) for rle in encoded] == masks.sum((1, 2)).tolist()
     for rle, mask in zip(encoded, masks, strict=True):

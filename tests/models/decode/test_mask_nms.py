@@ -127,34 +127,34 @@ def random_instances(seed, n=14, size=(6, 7)):
     return rng.random(n).astype(np.float32), rng.integers(0, 3, n), masks
 
 
-def tensors(*arrays):
-    return [torch.as_tensor(array) for array in arrays]
+def tensors(*arrays, device='cpu'):
+    return [torch.as_tensor(array, device=device) for array in arrays]
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('seed', range(10))
-def test_equals_the_pseudo_code(kernel, seed):
+def test_equals_the_pseudo_code(kernel, seed, device):
     scores, labels, masks = random_instances(seed)
     expected = paper_nms_by_class(scores, labels, masks, kernel)
-    rescored = MatrixNMS(kernel)(*tensors(scores, labels, masks))
+    rescored = MatrixNMS(kernel)(*tensors(scores, labels, masks, device=device))
     assert (expected < scores).sum() > 4
-    np.testing.assert_allclose(rescored.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(rescored.cpu().numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(('nms', 'slow', 'setting'), SLOW, ids=[str(one[0]) for one in SLOW])
 @pytest.mark.parametrize('seed', range(10))
-def test_equals_the_definition(nms, slow, setting, seed):
+def test_equals_the_definition(nms, slow, setting, seed, device):
     scores, labels, masks = random_instances(seed, n=20)
     expected = by_class(slow, scores, labels, masks, setting)
-    rescored = nms(*tensors(scores, labels, masks))
+    rescored = nms(*tensors(scores, labels, masks, device=device))
     assert 2 < (expected < scores).sum() < 20
-    np.testing.assert_allclose(rescored.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(rescored.cpu().numpy(), expected, rtol=1e-5)
 
 
 @every_nms
 @pytest.mark.parametrize('seed', range(3))
-def test_class_agnostic_is_as_if_all_were_of_one_class(nms, seed):
-    scores, labels, masks = tensors(*random_instances(seed, n=40))
+def test_class_agnostic_is_as_if_all_were_of_one_class(nms, seed, device):
+    scores, labels, masks = tensors(*random_instances(seed, n=40), device=device)
     agnostic = type(nms)(**{**nms.settings, 'class_agnostic': True})
     expected = nms(scores, torch.zeros_like(labels), masks)
     assert not torch.equal(expected, nms(scores, labels, masks))
@@ -171,8 +171,8 @@ def test_sigma_multiplies_where_the_papers_divides(ours, papers):
 
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('seed', range(10))
-def test_equals_mmdet(kernel, seed):
-    scores, labels, masks = tensors(*random_instances(seed))
+def test_equals_mmdet(kernel, seed, device):
+    scores, labels, masks = tensors(*random_instances(seed), device=device)
     theirs, _, _, index = mask_matrix_nms(masks, labels, scores, kernel=kernel)
     torch.testing.assert_close(MatrixNMS(kernel)(scores, labels, masks)[index], theirs)
 
@@ -276,9 +276,10 @@ def test_inputs_are_not_modified(nms):
 
 
 @every_nms
-def test_no_instance(nms):
-    labels, masks = torch.zeros(0, dtype=torch.long), torch.zeros(0, 4, 5, dtype=torch.bool)
-    rescored = nms(torch.zeros(0), labels, masks)
+def test_no_instance(nms, device):
+    labels = torch.zeros(0, dtype=torch.long, device=device)
+    masks = torch.zeros(0, 4, 5, dtype=torch.bool, device=device)
+    rescored = nms(torch.zeros(0, device=device), labels, masks)
     assert rescored.shape == (0,)
     assert rescored.dtype == torch.float32
     assert mask_iou(masks).shape == (0, 0)
@@ -309,12 +310,13 @@ def test_empty_masks_overlap_nothing(nms):
 
 @every_nms
 @pytest.mark.parametrize('seed', range(10))
-def test_scores_only_fall_and_never_below_zero(nms, seed):
+def test_scores_only_fall_and_never_below_zero(nms, seed, device):
     """Among 50 masks on 2 x 3 pixels many are equal, many are empty, and so are many scores."""
     rng = np.random.default_rng(seed)
-    masks = torch.from_numpy(rng.random((50, 2, 3)) < rng.random())
-    scores = torch.from_numpy(rng.integers(0, 9, 50) / 8).float()
-    rescored = nms(scores, torch.from_numpy(rng.integers(0, 2, 50)), masks)
+    masks = rng.random((50, 2, 3)) < rng.random()
+    scores = (rng.integers(0, 9, 50) / 8).astype(np.float32)
+    scores, labels, masks = tensors(scores, rng.integers(0, 2, 50), masks, device=device)
+    rescored = nms(scores, labels, masks)
     assert rescored.isfinite().all()
     assert (rescored >= 0).all()
     assert (rescored <= scores).all()
@@ -345,12 +347,12 @@ def decays_of_large_masks(kernel):
 
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('dtype', HALVES)
-def test_large_masks_under_autocast(kernel, dtype):
-    scores, labels = torch.ones(3), torch.zeros(3, dtype=torch.long)
-    with torch.autocast('cpu', dtype=dtype):
-        rescored = MatrixNMS(kernel)(scores, labels, large_masks())
+def test_large_masks_under_autocast(kernel, dtype, device):
+    scores, labels = torch.ones(3, device=device), torch.zeros(3, dtype=torch.long, device=device)
+    with torch.autocast(device.type, dtype=dtype):
+        rescored = MatrixNMS(kernel)(scores, labels, large_masks().to(device))
     assert rescored.dtype == torch.float32
-    assert_close(rescored, decays_of_large_masks(kernel))
+    assert_close(rescored.cpu(), decays_of_large_masks(kernel))
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -372,12 +374,12 @@ def test_half_precision_scores_are_rescored_in_float32(kernel, dtype):
     ],
     ids=str,
 )
-def test_the_others_on_large_masks_under_autocast(nms, decays, dtype):
+def test_the_others_on_large_masks_under_autocast(nms, decays, dtype, device):
     if isinstance(nms, SoftMaskNMS):
         decays = [1, decays[1] * (1 - 33434 / 60000), decays[2]]
     scores, labels = torch.tensor([1, 0.99, 0.98], dtype=dtype), torch.zeros(3, dtype=torch.long)
-    with torch.autocast('cpu', dtype=dtype):
-        rescored = nms(scores, labels, large_masks())
+    with torch.autocast(device.type, dtype=dtype):
+        rescored = nms(*tensors(scores, labels, large_masks(), device=device)).cpu()
     assert rescored.dtype == torch.float32
     assert_close(rescored, (scores.float() * torch.tensor(decays, dtype=torch.float32)).tolist())
 

@@ -22,17 +22,18 @@ LOSS = DiceLoss(loss_weight=3.0, eps=0.01)
 @pytest.fixture(params=[1, 100, 10**9], ids=['rows', 'strips', 'whole'])
 def strip(request, monkeypatch):
     """Strips of one row, of some that do not divide the height, and no strips."""
-    monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', request.param)
+    for name in ('CACHED_LOGITS', 'LAUNCHED_LOGITS'):
+        monkeypatch.setattr(mask_loss, name, request.param)
 
 
-def case(counts=((3, 5), (2, 4)), channels=6, size=SIZE, dtype=torch.float32):
+def case(counts=((3, 5), (2, 4)), channels=6, size=SIZE, dtype=torch.float32, device='cpu'):
     """Features, kernels and targets of images with (instances, positives)."""
-    features = torch.randn(len(counts), channels, *size, dtype=dtype)
+    features = torch.randn(len(counts), channels, *size, dtype=dtype, device=device)
     positives = sum(p for _, p in counts)
-    kernels = torch.randn(positives, channels, dtype=dtype)
-    targets = [
-        MaskTargets(torch.rand(n, *size) < 0.3, torch.arange(p) % max(n, 1)) for n, p in counts
-    ]
+    kernels = torch.randn(positives, channels, dtype=dtype, device=device)
+    masks = (torch.rand(n, *size, device=device) < 0.3 for n, _ in counts)
+    owners = (torch.arange(p, device=device) % max(n, 1) for n, p in counts)
+    targets = [MaskTargets(*image) for image in zip(masks, owners, strict=True)]
     return features.requires_grad_(), kernels.requires_grad_(), targets
 
 
@@ -55,7 +56,7 @@ def losses_at_once(features, kernels, targets, loss):
 def with_gradients(losses, features, kernels, *arguments):
     """Losses, and the gradients of their weighted sum."""
     found = losses(features, kernels, *arguments)
-    weights = torch.linspace(1, 2, len(found))
+    weights = torch.linspace(1, 2, len(found), device=found.device)
     return found, *torch.autograd.grad((found * weights).sum(), (features, kernels))
 
 
@@ -69,8 +70,8 @@ COUNTS = {
 
 
 @pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
-def test_equals_the_loss_of_all_logits(strip, counts):
-    arguments = (*case(counts), LOSS)
+def test_equals_the_loss_of_all_logits(strip, counts, device):
+    arguments = (*case(counts, device=device), LOSS)
     found = with_gradients(dice_losses, *arguments)
     expected = with_gradients(losses_at_once, *arguments)
     for ours, theirs in zip(found, expected, strict=True):
@@ -79,8 +80,10 @@ def test_equals_the_loss_of_all_logits(strip, counts):
     assert found[1].any() and found[2].any()
 
 
-def test_gradients_equal_differences(strip):
-    features, kernels, targets = case(((2, 3), (1, 1)), channels=2, size=(3, 4), dtype=torch.double)
+def test_gradients_equal_differences(strip, device):
+    features, kernels, targets = case(
+        ((2, 3), (1, 1)), channels=2, size=(3, 4), dtype=torch.double, device=device
+    )
     assert torch.autograd.gradcheck(lambda *x: DiceSums.apply(*x, targets), (features, kernels))
 
 
@@ -92,8 +95,8 @@ def test_sums_by_hand():
     assert sums.tolist() == [[0.5, 1.5, 0.5], [1, 1, 1]]
 
 
-def test_an_empty_batch_has_losses_and_zero_gradients():
-    losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0))), LOSS)
+def test_an_empty_batch_has_losses_and_zero_gradients(device):
+    losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0)), device=device), LOSS)
     assert losses.shape == (0,)
     assert not any(gradient.any() for gradient in gradients)
     assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6)]
@@ -107,8 +110,8 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
-def test_features_of_any_layout(strip, layout):
-    features, kernels, targets = case()
+def test_features_of_any_layout(strip, layout, device):
+    features, kernels, targets = case(device=device)
     expected = with_gradients(dice_losses, features, kernels, targets, LOSS)
     features = layout(features.detach()).requires_grad_()
     assert not features.is_contiguous()
@@ -131,9 +134,9 @@ def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.005 * theirs.abs().max())
 
 
-def test_after_autocast_backward_computes_the_same_logits():
-    features, kernels, targets = case(channels=32)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+def test_after_autocast_backward_computes_the_same_logits(device):
+    features, kernels, targets = case(channels=32, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         losses = dice_losses(features, kernels, targets, LOSS)
     gradients = torch.autograd.grad(losses.sum(), (features, kernels))
     halves = [tensor.detach().bfloat16().requires_grad_() for tensor in (features, kernels)]
@@ -143,8 +146,8 @@ def test_after_autocast_backward_computes_the_same_logits():
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_has_gradients_of_its_own_type(dtype):
-    features, kernels, targets = case(dtype=dtype)
+def test_half_precision_has_gradients_of_its_own_type(dtype, device):
+    features, kernels, targets = case(dtype=dtype, device=device)
     losses, *gradients = with_gradients(dice_losses, features, kernels, targets, LOSS)
     assert losses.dtype == torch.float32
     assert [gradient.dtype for gradient in gradients] == [dtype] * 2
@@ -179,6 +182,22 @@ def test_nothing_is_as_large_as_all_logits(monkeypatch):
     assert largest.elements == features.numel() == 2000 < 80 * 20 * 25 / 10
 
 
+@pytest.mark.cuda
+def test_a_gpu_takes_no_more_memory_for_more_positives():
+    """500 to 2000 positives on 240x320 pixels: all logits would take 154 to 614 MB."""
+    peaks = []
+    for positives in (500, 2000):
+        arguments = case(((9, positives),), channels=16, size=(240, 320), device='cuda')
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with_gradients(dice_losses, *arguments, LOSS)
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[0] < 12 * 4 * mask_loss.LAUNCHED_LOGITS  # a dozen strips of float32
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 class OwnDice(DiceLoss):
     """A loss that may do anything."""
 
@@ -193,9 +212,9 @@ def test_which_losses_are_sums():
 
 
 @pytest.mark.parametrize('logits', [1, 300, 10**9], ids=['one by one', 'chunks', 'at once'])
-def test_chunks_change_nothing(monkeypatch, logits):
+def test_chunks_change_nothing(monkeypatch, logits, device):
     monkeypatch.setattr(mask_loss, 'LAUNCHED_LOGITS', logits)
-    features, kernels, ((masks, instance),) = case(((3, 7),))
+    features, kernels, ((masks, instance),) = case(((3, 7),), device=device)
     calls = []
 
     def losses(kernels, instance):

@@ -15,17 +15,23 @@ F32 = np.float32
 # The description of SOLO, one instance and one cell at a time
 
 
-def cell_of(point, side, grid):
+QUOTIENTS = dict(  # of float32 numbers; a GPU's torch takes the divisor's reciprocal
+    cpu=lambda number, divisor: F32(number / F32(divisor)),
+    cuda=lambda number, divisor: F32(number * F32(F32(1) / F32(divisor))),
+)
+
+
+def cell_of(point, side, grid, divide):
     """The cell along one axis that a float32 coordinate is in: truncated toward zero."""
-    return int(np.trunc(F32(point / F32(side)) / F32(1 / grid)))
+    return int(np.trunc(divide(divide(point, side), 1 / grid)))
 
 
-def span(center, extent, side, grid, center_scale):
+def span(center, extent, side, grid, center_scale, divide):
     """The cells along one axis of an instance's centre region."""
     reach = F32(F32(0.5) * extent) * F32(center_scale)
-    middle = cell_of(center, side, grid)
-    first = max(cell_of(center - reach, side, grid), 0, middle - 1)
-    last = min(cell_of(center + reach, side, grid), grid - 1, middle + 1)
+    middle = cell_of(center, side, grid, divide)
+    first = max(cell_of(center - reach, side, grid, divide), 0, middle - 1)
+    last = min(cell_of(center + reach, side, grid, divide), grid - 1, middle + 1)
     return range(first, last + 1)
 
 
@@ -34,9 +40,10 @@ def center_of(mask):
     return F32(ys.sum()) / F32(len(ys)), F32(xs.sum()) / F32(len(xs))
 
 
-def assign_by_loops(masks, labels, boxes, assigner, grids, background):
+def assign_by_loops(masks, labels, boxes, assigner, grids, background, device='cpu'):
     """Labels of all cells, and the (cell, instance) pairs level by level."""
     height, width = masks.shape[1:]
+    rule = assigner.center_scale, QUOTIENTS[device]
     all_labels, pairs, first = [], [], 0
     for (low, high), grid in zip(assigner.scale_ranges, grids, strict=True):
         level_labels = [background] * grid**2
@@ -46,8 +53,8 @@ def assign_by_loops(masks, labels, boxes, assigner, grids, background):
             if not mask.any() or scale < low or scale > high:
                 continue
             y, x = center_of(mask)
-            for row in span(y, box_height, height, grid, assigner.center_scale):
-                for column in span(x, box_width, width, grid, assigner.center_scale):
+            for row in span(y, box_height, height, grid, *rule):
+                for column in span(x, box_width, width, grid, *rule):
                     level_labels[row * grid + column] = int(labels[i])
                     pairs.append((first + row * grid + column, i))
         all_labels += level_labels
@@ -96,19 +103,19 @@ def random_case(rng):
     return masks, rng.integers(0, 7, n), boxes, assigner, grids
 
 
-def assign(masks, labels, boxes, assigner, grids, background=7):
-    tensors = (torch.from_numpy(array) for array in (masks, labels, boxes))
+def assign(masks, labels, boxes, assigner, grids, background=7, device='cpu'):
+    tensors = (torch.from_numpy(array).to(device) for array in (masks, labels, boxes))
     return assigner(*tensors, num_grids=grids, background=background)
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_equals_loops_over_instances_and_cells(seed):
+def test_equals_loops_over_instances_and_cells(seed, device):
     rng = np.random.default_rng(seed)
     seen = dict.fromkeys(['empty image', 'empty mask', 'shared', 'two levels', 'three levels'], 0)
     for _ in range(100):
-        masks, labels, boxes, assigner, grids = random_case(rng)
-        expected_labels, expected_pairs = assign_by_loops(masks, labels, boxes, assigner, grids, 7)
-        targets = assign(masks, labels, boxes, assigner, grids)
+        case = masks, *_, grids = random_case(rng)
+        expected_labels, expected_pairs = assign_by_loops(*case, 7, device.type)
+        targets = assign(*case, device=device)
         ((cell, instance),) = positives([targets])
         assert list(zip(cell.tolist(), instance.tolist(), strict=True)) == expected_pairs
         assert targets.labels.tolist() == expected_labels
@@ -305,16 +312,16 @@ def test_instances_of_which_nothing_is_left_at_a_quarter_have_cells():
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_the_last_owner_equals_loops(seed):
+def test_the_last_owner_equals_loops(seed, device):
     """Of the pairs of cell and instance a cell keeps its last."""
     rng = np.random.default_rng(seed)
     shared = 0
     for _ in range(50):
-        masks, labels, boxes, assigner, grids = random_case(rng)
-        expected_labels, pairs = assign_by_loops(masks, labels, boxes, assigner, grids, 7)
+        case = *_, assigner, _ = random_case(rng)
+        expected_labels, pairs = assign_by_loops(*case, 7, device.type)
         last = dict(pairs)
         assigner.owner = 'last'
-        targets = assign(masks, labels, boxes, assigner, grids)
+        targets = assign(*case, device=device)
         ((cell, instance),) = positives([targets])
         found = list(zip(cell.tolist(), instance.tolist(), strict=True))
         assert found == [pair for pair in pairs if last[pair[0]] == pair[1]]
@@ -358,8 +365,8 @@ def test_the_last_owner_never_waits_for_the_device():
         assert targets.labels.shape == (55,)
 
 
-def test_the_last_owner_without_instances():
-    masks, labels, _ = instances_on('cpu', n=0)
+def test_the_last_owner_without_instances(device):
+    masks, labels, _ = instances_on(device, n=0)
     assigner = GridAssigner(owner='last')
     targets = assigner(masks, labels, num_grids=(5, 4, 3, 2, 1), background=80)
     assert targets.labels.tolist() == [80] * 55
@@ -368,9 +375,10 @@ def test_the_last_owner_without_instances():
 # Sizes, devices, errors
 
 
-def test_no_instances():
-    masks = torch.zeros(0, 32, 64, dtype=torch.bool)
-    labels, boxes = torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)
+def test_no_instances(device):
+    masks = torch.zeros(0, 32, 64, dtype=torch.bool, device=device)
+    labels = torch.zeros(0, dtype=torch.long, device=device)
+    boxes = torch.zeros(0, 4, device=device)
     targets = GridAssigner()(masks, labels, boxes, num_grids=(5, 4, 3, 2, 1), background=80)
     assert targets.labels.tolist() == [80] * (25 + 16 + 9 + 4 + 1)
     assert targets.labels.dtype == torch.int64
