@@ -16,8 +16,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, error_context, find_config, open_config
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, find_config, open_config
+from mmsolov2.cli.errors import error_context, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
 THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs'

@@ -47,8 +47,9 @@ from mmsolov2.apis import (
     to_coco,
 )
 from mmsolov2.cli.config import add_cfg_options
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.signals import stop_on_signals
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import AtomicLocalBackend
 
 INTERRUPTED = 130  # exit status, as of a shell

@@ -27,9 +27,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmsolov2.cli.config import OptionsAction, find_config, open_config
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.datasets.epoch_seed import seed_everything
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_checkpoint, require_folder
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
 from mmsolov2.structures.masks import padded_masks
