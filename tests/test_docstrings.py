@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
     'mmsolov2.cli.options',
-    'mmsolov2.converters.convert',
+    'mmsolov2.converters.formats',
     'mmsolov2.datasets.coco_file',
     'mmsolov2.datasets.segmentation',
     'mmsolov2.evaluation.coco_instance_metric',

@@ -55,8 +55,8 @@ from torch import Tensor, nn
 
 from mmsolov2.apis.inference import choose_device
 from mmsolov2.cli.config import OptionsAction
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.device import available_memory
-from mmsolov2.errors import exit_with_message
 from mmsolov2.fileio import require_folder
 from mmsolov2.registry import TASK_UTILS
 

@@ -25,9 +25,10 @@ from torch import nn
 
 from mmsolov2.apis import load_config
 from mmsolov2.cli.arguments import tool_parser
-from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of, error_context
+from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of
+from mmsolov2.cli.errors import error_context, exit_with_message
 from mmsolov2.engine.hooks import check_classes
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder
 from mmsolov2.models.data_samples import check_ground_truth
 from mmsolov2.models.targets.grid_assigner import positives

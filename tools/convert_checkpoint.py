@@ -17,9 +17,10 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsolov2.cli.arguments import tool_parser
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.compat.checkpoint_loaders import TORCH_MAGICS
 from mmsolov2.converters.convert import convert, report, to_checkpoint
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import write_whole
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.cli.signals import stop_on_signals
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,8 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
 from mmsolov2.cli.arguments import tool_parser
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.cli.errors import exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.fileio import require_folder
 from mmsolov2.registry import DATASETS

@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsolov2.cli.arguments import tool_parser
-from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, error_context, find_config, open_config
+from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, find_config, open_config
+from mmsolov2.cli.errors import error_context, exit_with_message
 from mmsolov2.cli.tables import markdown_table
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
 THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs'

@@ -34,8 +34,9 @@ from tqdm import tqdm
 from mmsolov2.apis import PredictionFiles, find_images, load_detector, predict, read_image
 from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.config import add_cfg_options
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.signals import stop_on_signals
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder
 
 INTERRUPTED = 130  # exit status, as of a shell

@@ -28,11 +28,12 @@ from mmengine.registry import init_default_scope
 
 from mmsolov2.cli.arguments import at_least
 from mmsolov2.cli.config import add_cfg_options, find_config, open_config
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.cli.tables import markdown_table
 from mmsolov2.datasets.epoch_seed import seed_everything
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint, write_whole
 from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
 from mmsolov2.structures.masks import padded_masks

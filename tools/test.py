@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.launch import (
     add_common_options,
     build_loops,
@@ -11,7 +12,6 @@ from mmsolov2.cli.launch import (
     read_config,
 )
 from mmsolov2.cli.signals import stop_on_signals
-from mmsolov2.errors import exit_with_message
 from mmsolov2.evaluation import DumpInstances
 from mmsolov2.fileio import require_folder
 from mmsolov2.models.state_dicts import read_matching, unwrap_model

@@ -4,10 +4,11 @@ import argparse
 
 import torch
 
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.launch import add_common_options, build_loops, build_runner, read_config
 from mmsolov2.cli.resume import require_same_training
 from mmsolov2.cli.signals import stop_on_signals
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_checkpoint
 
 

@@ -22,7 +22,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmsolov2.cli.config import base_dataset_configs, dataset_of, error_context, open_config
+from mmsolov2.cli.config import base_dataset_configs, dataset_of, open_config
+from mmsolov2.cli.errors import error_context
 from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.errors import InputError
 from mmsolov2.models.state_dicts import read_matching

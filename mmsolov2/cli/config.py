@@ -1,58 +1,16 @@
 """Finding and reading configs, and what is said of those that are wrong."""
 
 import argparse
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmsolov2.cli.errors import PACKAGE, error_context
 from mmsolov2.cli.options import OptionsAction
-from mmsolov2.errors import InputError, MissingOpError
+from mmsolov2.errors import InputError
 
-PACKAGE = Path(__file__).parents[1]
 CONFIG_FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')  # wheel, checkout
-
-
-@contextmanager
-def error_context(path: str | Path) -> Iterator[None]:
-    """Make whatever goes wrong an InputError of a config: while it is read, or its parts built.
-
-    The registries, and the classes they call, raise errors of all types for a wrong setting.
-    """
-    try:
-        yield
-    except (InputError, MissingOpError):
-        raise
-    except Exception as error:
-        raise InputError(f'{path}: {_in_one_line(error)}') from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """What an error says; if it is not one of this package's own, its type and place too."""
-    text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
-    text = ' '.join(str(text).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    last = Path(frames[-1].filename)
-    if type(error) is ValueError and last.is_relative_to(PACKAGE):
-        return text
-    place = ([frame for frame in frames if _is_of_a_part(frame.filename)] or frames)[-1]
-    return f'{type(error).__name__}: {text} (at {place.line}, {place.filename}:{place.lineno})'
-
-
-def _is_of_a_part(filename: str) -> bool:
-    """Whether code is of a model, a data set or the like, of this package or of a user's own."""
-    path = Path(filename)
-    if path.is_relative_to(PACKAGE):
-        return path.parent.name not in ('apis', 'cli', 'tools')
-    libraries = (
-        sysconfig.get_path(name) for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')
-    )
-    return not any(path.is_relative_to(folder) for folder in libraries) and (
-        path.parent != PACKAGE.parent / 'tools'
-    )
 
 
 def find_config(name: str | Path) -> Path:
@@ -83,10 +41,8 @@ def open_config(name: str | Path, options: Mapping | None = None) -> Config:
             detector's config.
     """
     path = find_config(name)
-    try:
+    with error_context(f'{path}: this config cannot be read'):  # reading a config runs it
         config = Config.fromfile(path)
-    except Exception as error:  # reading a config runs it
-        raise InputError(f'{path}: this config cannot be read: {_in_one_line(error)}') from error
     if not isinstance(config.get('model'), dict):
         raise InputError(f'{path}: this config has no model; pass a leaf, not a file of _base_')
     try:

@@ -15,7 +15,8 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from mmsolov2.cli.config import add_cfg_options, dataset_of, error_context, open_config
+from mmsolov2.cli.config import add_cfg_options, dataset_of, open_config
+from mmsolov2.cli.errors import error_context
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder
 

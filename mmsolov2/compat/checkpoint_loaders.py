@@ -147,15 +147,16 @@ def load_from_http(address: str, map_location: MAP_LOCATION = None) -> dict:
     """
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     filename = os.path.join(folder, os.path.basename(urlsplit(address).path))
-    reason = 'the first process of this machine has failed to'
+    cause = None
     if not is_distributed() or _local_rank() == '0':
         try:
             _download(address, filename)
         except Exception as error:  # noqa: BLE001 of any kind: the others are waiting
-            reason = str(error)
+            cause = error
     barrier()
     if not os.path.isfile(filename):
-        raise InputError(f'{address}: it cannot be downloaded: {reason}')
+        reason = 'the first process of this machine has failed to' if cause is None else cause
+        raise InputError(f'{address}: it cannot be downloaded: {reason}') from cause
     try:
         return load_from_local(filename, map_location)
     except DamagedFileError as error:

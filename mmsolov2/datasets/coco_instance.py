@@ -1,8 +1,11 @@
 """COCO-format instance data for training and testing."""
 
 import os
+import traceback
 from pathlib import Path
+from types import FunctionType
 
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.fileio import get_local_path
@@ -166,7 +169,8 @@ class CocoInstanceDataset(CocoDataset):
         except InputError as error:  # of the image or of a step, which know no annotation file
             raise InputError(f'{error} (listed in {self.ann_file})') from error
         except Exception as error:
-            if (self.backend_args or {}).get('backend', 'local') == 'local':
+            is_local = (self.backend_args or {}).get('backend', 'local') == 'local'
+            if is_local and came_through(error, LoadImageFromFile.transform):
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
         return sample
@@ -199,6 +203,12 @@ class CocoInstanceDataset(CocoDataset):
                 f'{path}: this image cannot be decoded; replace it or take it out of '
                 f'{self.ann_file}'
             ) from error
+
+
+def came_through(error: Exception, function: FunctionType) -> bool:
+    """Whether an error was raised in a function, or in what that called."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code is function.__code__ for frame in frames)
 
 
 def with_a_pixel(bbox: list[float]) -> list[float]:

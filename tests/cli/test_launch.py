@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmsolov2.cli.config import open_config
 from mmsolov2.cli.launch import add_common_options, build_loops, build_runner, read_config
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "model = dict(type='Toy', depth=1)\n"
@@ -279,30 +279,6 @@ def test_a_warm_up_longer_than_the_training_is_told(tiny_config, tmp_path, sched
     assert said is None or (f'WARNING - {tiny_config}: ' in told[0] and said in told[0])
 
 
-def test_the_mistake_of_a_users_part_is_found(tiny_config, tmp_path, monkeypatch):
-    """Not the library's line that raises, but the last one of the user's own code."""
-    (tmp_path / 'my_parts.py').write_text(
-        """
-import json
-from mmsolov2.datasets import CocoInstanceDataset
-from mmsolov2.registry import DATASETS
-
-@DATASETS.register_module(force=True)
-class MyDataset(CocoInstanceDataset):
-    def __init__(self, **settings):
-        json.loads('no JSON')
-"""
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    option = 'train_dataloader.dataset.type=mmsolov2.MyDataset'
-    args = parse(str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', option)
-    importlib.import_module('my_parts')
-    with pytest.raises(
-        InputError, match=r"JSONDecodeError: .*json.loads\('no JSON'\), .*my_parts.py"
-    ):
-        build_loops(build_runner(read_config(args)), 'train')
-
-
 def test_other_runners_build_their_own_optimizer(tiny_config, tmp_path):
     args = parse(
         str(tiny_config), '--work-dir', str(tmp_path), '--cfg-options', 'runner_type=FlexibleRunner'
@@ -339,21 +315,6 @@ def test_what_the_machine_lacks_keeps_its_traceback(tiny_config, tmp_path, monke
     with pytest.raises(type(error)) as caught:
         runner.train()
     assert caught.value is error
-
-
-@pytest.mark.parametrize(('value', 'shown'), [('1', True), ('0', False), (None, False)])
-def test_the_traceback_behind_a_line(tmp_path, monkeypatch, capsys, value, shown):
-    monkeypatch.delenv('MMSOLOV2_TRACEBACK', raising=False)
-    if value is not None:
-        monkeypatch.setenv('MMSOLOV2_TRACEBACK', value)
-    path = write(tmp_path, 'model = dict(depth=len(5))')
-    with pytest.raises(SystemExit) as caught, exit_with_message(path):
-        open_config(path)
-    assert caught.value.code == 2
-    *before, line = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'error: {path}: this config cannot be read: TypeError: ')
-    assert ("TypeError: object of type 'int' has no len()" in before) == shown
-    assert bool(before) == shown
 
 
 def test_a_training_without_a_config_file(tiny_config, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import mmsolov2
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.compat import stack as compat
-from mmsolov2.errors import InputError, MissingOpError, exit_with_message
+from mmsolov2.errors import MissingOpError
 
 LITE = not compat.has_compiled_ops()
 needs_lite = pytest.mark.skipif(not LITE, reason='mmcv has its compiled operators')
@@ -56,20 +57,6 @@ def test_message_names_the_config(capsys):
     assert stop.value.code == 2
     assert error.startswith("error: configs/my_config.py: mmcv's compiled operator 'some_operator'")
     assert error.count('\n') == 1
-
-
-def test_message_of_a_wrong_input(capsys):
-    with pytest.raises(SystemExit) as stop, exit_with_message('my_config.py'):
-        raise InputError('a.jpg: this image cannot be decoded')
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == 'error: a.jpg: this image cannot be decoded\n'
-
-
-def test_other_errors_pass():
-    with pytest.raises(ZeroDivisionError), exit_with_message('my_config.py'):
-        raise ZeroDivisionError
-    with exit_with_message('my_config.py'):
-        pass
 
 
 def test_has_compiled_ops(monkeypatch):

@@ -1,42 +1,21 @@
 """Checkpoints in the layouts of other SOLOv2 code: converted entry by entry, or refused."""
 
-import importlib.util
 from pathlib import Path
 
+import layouts
 import mmdet
 import numpy as np
 import pytest
 import torch
+from layouts import without_values
 from mmengine.config import Config
 
 from mmsolov2.apis import load_config
-from mmsolov2.converters.convert import (
-    ORIGINAL,
-    config_lines,
-    convert,
-    nearest_config,
-    renamed,
-    report,
-    shipped_models,
-    to_checkpoint,
-)
-from mmsolov2.errors import InputError
+from mmsolov2.converters.convert import convert, report, to_checkpoint
+from mmsolov2.converters.formats import ORIGINAL, renamed
 from mmsolov2.registry import MODELS
 
 GRIDS = (10, 8, 6, 5, 4)  # coarse, to be fast: no tensor depends on them
-
-
-def load_layouts():
-    """tests/apis/layouts.py as a module."""
-    path = Path(__file__).with_name('layouts.py')
-    spec = importlib.util.spec_from_file_location('layouts', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-layouts = load_layouts()
-without_values = layouts.without_values
 
 
 def build(conversion, **others):
@@ -49,14 +28,6 @@ def build(conversion, **others):
 
 def shapes_of(state_dict):
     return {name: tuple(value.shape) for name, value in state_dict.items()}
-
-
-def message(checkpoint) -> str:
-    """Why a checkpoint is refused."""
-    with pytest.raises(InputError) as caught:
-        convert(checkpoint)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
 
 
 # Every entry
@@ -165,7 +136,7 @@ def test_class_names_are_kept_if_they_are_as_many_as_the_head_has(meta, classes)
     assert conversion.classes == classes
 
 
-def test_entries_that_are_no_tensors_are_refused():
+def test_entries_that_are_no_tensors_are_refused(message):
     state_dict = {**without_values('original', 'light r18'), 'backbone.conv1.weight': None}
     assert '1 entries are no tensors, backbone.conv1.weight first' in message(
         dict(state_dict=state_dict)
@@ -218,92 +189,6 @@ def test_the_place_of_the_strides_matters():
     assert (features[3] - expected[3]).abs().max() > 0.1 * expected[3].abs().max()
 
 
-# Deformable convolution
-
-
-@pytest.mark.parametrize(
-    ('names', 'model', 'config'),
-    [
-        ('original', 'light r50 dcn', 'solov2-light_r50-dcn_fpn_ms-3x_coco'),
-        ('mmdet', 'light r50 dcnv2', 'solov2-light_r50-dcn_fpn_ms-3x_768x448_coco'),
-        ('original', 'r101 dcn', 'solov2_r101-dcn_fpn_ms-3x_coco'),
-        ('original', 'x101 dcn', 'solov2_x101-dcn_fpn_ms-3x_coco'),
-        ('mmdet', 'r101 dcn', 'solov2_r101-dcn_fpn_ms-3x_coco'),
-        ('mmdet', 'x101 dcn', 'solov2_x101-dcn_fpn_ms-3x_coco'),
-    ],
-)
-def test_deformable_models(names, model, config):
-    conversion = convert(dict(state_dict=without_values(names, model)))
-    assert conversion.config == f'solov2/{config}.py' and conversion.overrides == {}
-    assert len(conversion.weights) == (410 if 'light' in model else 784)
-
-
-def test_deformable_backbone_of_detectron2():
-    conversion = convert(dict(model=without_values('adelaidet', 'r50 dcn backbone')))
-    assert conversion.weights['backbone.layer2.0.conv2.conv_offset.weight'].shape[0] == 27
-    backbone = conversion.settings['backbone']
-    assert backbone['dcn']['type'] == 'DCNv2' and backbone['style'] == 'caffe'
-    assert backbone['stage_with_dcn'] == (False, True, True, True)
-    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
-    assert conversion.config == 'solov2/solov2_r50-caffe_fpn_ms-3x_coco.py'
-    assert conversion.overrides['backbone'] == dict(
-        dcn=dcn, stage_with_dcn=backbone['stage_with_dcn'], init_cfg=None
-    )
-
-
-def test_offsets_of_several_groups():
-    model = layouts.MODELS['light r50 dcn']._replace(offsets=4)
-    text = message(without_values('original', model))
-    assert 'has 36 channels' in text and '18 (version 1) or 27 (version 2)' in text
-
-
-# What is found out
-
-
-def test_settings_of_an_own_model():
-    model = layouts.Model(101, feat_channels=384, stacked_convs=3, mask_channels=64, num_classes=3)
-    conversion = convert(without_values('original', model))
-    assert conversion.config == 'solov2/solov2_r101_fpn_ms-3x_coco.py'
-    assert conversion.overrides == dict(
-        mask_neck=dict(out_channels=64),
-        mask_head=dict(num_classes=3, feat_channels=384, stacked_convs=3),
-    )
-
-
-def test_another_backbone_takes_no_pretrained_weights():
-    conversion = convert(without_values('original', layouts.Model(152)))
-    assert conversion.overrides == dict(backbone=dict(depth=152, init_cfg=None))
-
-
-@pytest.mark.parametrize(
-    ('names', 'model'),
-    [
-        ('original', layouts.Model(152, num_classes=3)),
-        ('adelaidet', layouts.Model(18, num_classes=1)),
-        ('original', layouts.Model(50, groups=32, group_width=4)),
-    ],
-)
-def test_printed_config_is_one_that_fits(names, model, tmp_path):
-    conversion = convert(without_values(names, model))
-    text = config_lines(conversion.config, conversion.overrides)
-    assert text in report(conversion)
-    (tmp_path / 'own.py').write_text(text)
-    config = Config.fromfile(tmp_path / 'own.py')
-    assert shapes_of(MODELS.build(config.model).state_dict()) == shapes_of(conversion.weights)
-    assert config.model.data_preprocessor.mean == conversion.convention.mean
-    assert config.model.backbone.style == conversion.convention.style
-
-
-@pytest.mark.parametrize('size', [1, 3])
-def test_size_of_the_kernels(size):
-    state_dict = without_values('original', 'light r18')
-    state_dict['bbox_head.solo_kernel.weight'] = torch.empty(128 * size**2, 256, 3, 3)
-    state_dict['bbox_head.solo_kernel.bias'] = torch.empty(128 * size**2)
-    conversion = convert(state_dict)
-    assert conversion.settings['mask_head']['kernel_size'] == size
-    assert conversion.overrides == ({} if size == 1 else dict(mask_head=dict(kernel_size=3)))
-
-
 def test_larger_kernels_stay_what_they_were():
     """Our head divides the taps beside the centre by 9; the centre is the fifth of each nine."""
     state_dict = without_values('original', 'light r18')
@@ -313,30 +198,6 @@ def test_larger_kernels_stay_what_they_were():
     nines = [9.0] * 4 + [1.0] + [9.0] * 4
     assert weights['mask_head.conv_kernel.bias'].tolist() == nines * 128
     assert weights['mask_head.conv_kernel.weight'][:9, 3, 1, 2].tolist() == nines
-
-
-@pytest.mark.parametrize('name', ['r50-caffe', 'r101-caffe'])
-def test_leaves_for_adelaidet(name):
-    model = load_config(f'solov2_{name}_fpn_ms-3x_coco').model
-    assert model.data_preprocessor.mean == [103.53, 116.28, 123.675]
-    assert model.data_preprocessor.std == [1.0, 1.0, 1.0]
-    assert not model.data_preprocessor.bgr_to_rgb
-    assert model.backbone.style == 'caffe' and not model.backbone.norm_cfg.requires_grad
-    depth = name.removeprefix('r').removesuffix('-caffe')
-    weights = f'open-mmlab://detectron2/resnet{depth}_caffe'
-    assert model.backbone.init_cfg.checkpoint == weights
-
-
-@pytest.mark.parametrize('name', shipped_models())
-def test_every_shipped_config_is_found_again(name):
-    """Its own settings differ in nothing; a twin of the same network may come first."""
-    model = shipped_models()[name]
-    parts = ('data_preprocessor', 'backbone', 'neck', 'mask_neck', 'mask_head')
-    keys = dict(backbone=('depth', 'type', 'style'), data_preprocessor=('mean', 'bgr_to_rgb'))
-    settings = {
-        part: {key: model[part][key] for key in keys.get(part, model[part])} for part in parts
-    }
-    assert nearest_config(settings)[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -355,13 +216,6 @@ def test_versions_and_class_names(meta, source):
     assert to_checkpoint(conversion)['meta']['dataset_meta'] == dict(classes=('a', 'b'))
 
 
-def test_versions_are_of_mmdetection_alone():
-    names = ('a',) * 80
-    meta = dict(mmdet_version='1.0.0', CLASSES=names)
-    conversion = convert(dict(state_dict=without_values('original', 'light r18'), meta=meta))
-    assert conversion.source == 'WXinlong/SOLO' and conversion.classes == names
-
-
 # Files as they are
 
 
@@ -378,17 +232,6 @@ def test_detectron2_file():
     weight = conversion.weights['mask_head.conv_cls.weight']
     assert isinstance(weight, torch.Tensor)
     assert np.array_equal(weight, entries['ins_head.cate_pred.weight'])
-
-
-def test_mean_and_scale_of_the_file():
-    entries = without_values('adelaidet', 'r50')
-    entries |= dict(
-        pixel_mean=torch.tensor([100.0, 110, 120.5]).view(3, 1, 1),
-        pixel_std=torch.tensor([57.375, 57.12, 58.395]).view(3, 1, 1),
-    )
-    conversion = convert(dict(model=entries))
-    expected = dict(mean=[100.0, 110.0, 120.5], std=[57.375, 57.12, 58.395])
-    assert conversion.overrides == dict(data_preprocessor=expected)
 
 
 @pytest.mark.parametrize('wrap', [dict, lambda x: dict(state_dict=x), lambda x: dict(model=x)])
@@ -431,140 +274,7 @@ def test_report():
     ]
 
 
-def test_report_of_a_light_deformable_model():
-    text = report(convert(without_values('original', 'light r50 dcn')))
-    assert 'light head of 3 convolutions' in text
-    assert text.splitlines()[1].endswith(
-        'DCN in stages [2, 3, 4] of the backbone, DCN in the last convolutions of the head'
-    )
-
-
-def test_report_of_a_deformable_model():
-    text = report(convert(without_values('original', 'x101 dcn')))
-    assert 'ResNeXt-101 64x4d, full head of 4 convolutions' in text
-    assert 'DCNv2 in stages [2, 3, 4] of the backbone, DCNv2 in the head, DCNv2 in the mask' in text
-
-
 # Refused
-
-
-def light(names='original') -> dict:
-    return without_values(names, 'light r18')
-
-
-def converted(state_dict: dict, start: str) -> dict:
-    """A state dict in which only names with a certain beginning are converted."""
-    ours = convert(state_dict).weights
-    kept = {name: value for name, value in state_dict.items() if not name.startswith(start)}
-    old = {id(value) for value in kept.values()}
-    return kept | {name: value for name, value in ours.items() if id(value) not in old}
-
-
-@pytest.mark.parametrize(
-    ('names', 'start', 'words'),
-    [
-        ('original', 'mask_feat_head.', ['bbox_head.kernel_convs. (as of WXinlong/SOLO)']),
-        ('original', 'bbox_head.', ['24 begin with mask_feat_head. (as of WXinlong/SOLO)']),
-        ('original', 'bbox_head.cate_convs.', ['of WXinlong/SOLO, but 6 entries', 'cls_convs.0']),
-        ('original', 'bbox_head.solo_', ['of WXinlong/SOLO, but 4 entries', 'mask_head.conv_cls']),
-        ('mmdet', 'mask_head.mask_feature_head.convs', ['(as of MMDetection)', '(as of mmsolov2)']),
-    ],
-)
-def test_half_converted(names, start, words):
-    text = message(converted(light(names), start))
-    assert 'half converted' in text and 'as it was published' in text
-    for each in words:
-        assert each in text
-
-
-@pytest.mark.parametrize('start', ['ins_head.', 'mask_head.', 'backbone.bottom_up.'])
-def test_half_converted_adelaidet(start):
-    text = message(converted(without_values('adelaidet', 'r50'), start))
-    assert 'half converted' in text and 'AdelaiDet' in text
-
-
-def test_adelaidets_backbone_under_mmdets_head():
-    entries = without_values('mmdet', 'r50')
-    backbone = without_values('adelaidet', 'r50')
-    mixed = {name: value for name, value in entries.items() if not name.startswith('backbone.')}
-    mixed |= {name: value for name, value in backbone.items() if name.startswith('backbone.')}
-    text = message(mixed)
-    assert 'of MMDetection, but 281 entries have names of AdelaiDet: it is half converted' in text
-    assert 'backbone.bottom_up.stem.conv1.weight' in text and 'and 276 more' in text
-
-
-def test_converted_already():
-    checkpoint = to_checkpoint(convert(light()))
-    assert 'of mmsolov2 already: use it as it is' in message(checkpoint)
-
-
-@pytest.mark.parametrize(
-    ('entries', 'words'),
-    [
-        (
-            ['backbone.conv1.weight', 'rpn_head.rpn_conv.weight', 'roi_head.mask_head.x'],
-            'a two-stage model of MMDetection',
-        ),
-        (
-            [
-                'backbone.bottom_up.stem.conv1.weight',
-                'proposal_generator.a',
-                'roi_heads.mask_head.x',
-            ],
-            'a two-stage model of detectron2',
-        ),
-        (
-            ['backbone.layers.0.0.conv1.weight', 'proto_net.0.weight', 'prediction_layers.0.bbox'],
-            'a YOLACT',
-        ),
-        (
-            [
-                'backbone.conv1.weight',
-                'bbox_head.cate_convs.0.conv.weight',
-                'bbox_head.solo_ins_list.0',
-            ],
-            'a SOLO, the first version, of WXinlong/SOLO',
-        ),
-        (
-            ['mask_head.cls_convs.0.conv.weight', 'mask_head.conv_mask_list.0.weight'],
-            'a SOLO, the first version, of MMDetection',
-        ),
-        (['conv1.weight', 'bn1.weight', 'layer1.0.conv1.weight', 'fc.weight'], 'a classifier'),
-        (['epoch', 'net', 'a.b', 'a.c'], 'no SOLOv2: its entries are a (2), epoch (1), net (1)'),
-        ([], 'no SOLOv2: its entries are none'),
-    ],
-    ids=lambda value: value if isinstance(value, str) else '',
-)
-def test_other_models_are_named(entries, words):
-    text = message(dict(state_dict=dict.fromkeys(entries, torch.zeros(1))))
-    assert f'this is {words}' in text
-    assert 'Only SOLOv2 is converted' in text
-    assert ', '.join(entries) in text
-
-
-def test_condinst_of_mmdetection():
-    """It has mask features under the same name."""
-    names = ['backbone.conv1.weight', 'bbox_head.controller.weight']
-    names += [f'mask_head.mask_feature_head.{part}' for part in ('a', 'b')]
-    text = message(dict.fromkeys(names, torch.zeros(1)))
-    assert '2 begin with mask_head.mask_feature_head. (as of MMDetection)' in text
-    assert 'another model' in text
-
-
-def test_entries_without_a_place_are_listed():
-    extra = {f'extra.{i}': torch.zeros(1) for i in range(7)}
-    text = message(light() | extra)
-    assert 'SOLOv2 of WXinlong/SOLO, but 7 entries have no place in mmsolov2' in text
-    assert 'extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more' in text
-
-
-def test_other_backbones():
-    entries = {
-        name.replace('backbone.', 'backbone.stages.'): value
-        for name, value in light('mmdet').items()
-    }
-    text = message(entries)
-    assert 'of MMDetection, but 120 entries have no place' in text and 'ResNeXt' in text
 
 
 @pytest.mark.parametrize(
@@ -582,8 +292,8 @@ def test_other_backbones():
         'mask_feat_head.convs_all_levels.2.conv1.conv.weight',
     ],
 )
-def test_a_missing_entry_is_named(name):
-    entries = light()
+def test_a_missing_entry_is_named(message, name):
+    entries = without_values('original', 'light r18')
     del entries[name]
     text = message(entries)
     ours = renamed(name, ORIGINAL.rules)
@@ -591,24 +301,21 @@ def test_a_missing_entry_is_named(name):
     assert 'incomplete' in text
 
 
-def test_a_missing_block():
-    entries = {name: value for name, value in light().items() if '.layer4.1.' not in name}
-    assert 'the backbone has (2, 2, 2, 1) blocks' in message(entries)
-
-
-def test_another_shape():
-    entries = light() | {'backbone.layer2.0.conv1.weight': torch.empty(128, 64, 5, 5)}
+def test_another_shape(message):
+    entries = without_values('original', 'light r18') | {
+        'backbone.layer2.0.conv1.weight': torch.empty(128, 64, 5, 5)
+    }
     text = message(entries)
     assert '1 entries do not fit' in text
     assert 'backbone.layer2.0.conv1.weight (is (128, 64, 5, 5), needs (128, 64, 3, 3))' in text
 
 
-def test_channels_that_group_norm_cannot_divide():
+def test_channels_that_group_norm_cannot_divide(message):
     model = layouts.Model(18, feat_channels=48, stacked_convs=2, mask_channels=128)
     assert 'mmsolov2 has no such model: num_channels' in message(without_values('original', model))
 
 
-def test_resnext_of_detectron2():
+def test_resnext_of_detectron2(message):
     model = layouts.Model(50, groups=32, group_width=8)
     text = message(dict(model=without_values('adelaidet', model)))
     assert 'ResNeXt' in text and 'only ResNets are converted' in text

@@ -14,8 +14,9 @@ from mmdet.registry import DATASETS, TASK_UTILS
 from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
+from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.datasets import CocoInstanceDataset
-from mmsolov2.errors import InputError, exit_with_message
+from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.structures.masks import encode_rle
 
@@ -389,6 +390,20 @@ def test_error_of_the_pipeline_stays_what_it_is(tmp_path):
     """A readable image is not blamed for the mistakes of others."""
     dataset = build(write(tmp_path, [annotation()]))
     dataset.pipeline.transforms[-1] = lambda results: results['nonsense']
+    with pytest.raises(KeyError, match='nonsense'):
+        dataset[0]
+
+
+def test_an_image_that_a_users_own_step_loads_is_not_blamed(tmp_path):
+    """OpenCV cannot decode it, but it was loaded, and a later step failed."""
+    images = [dict(id=1, file_name='a.npy', width=32, height=32)]
+    dataset = build(write(tmp_path, [annotation()], images=images))
+    np.save(tmp_path / 'a.npy', np.zeros((32, 32, 3), np.uint8))
+
+    def load_array(results: dict) -> dict:
+        return {**results, 'img': np.load(results['img_path'])}
+
+    dataset.pipeline.transforms = [load_array, lambda results: results['nonsense']]
     with pytest.raises(KeyError, match='nonsense'):
         dataset[0]
 
