@@ -10,7 +10,7 @@ is written; the exit status is then 2. IN is read with torch's safe loader: it c
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,6 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.errors import exit_with_message
-from mmsolov2.compat.checkpoint_loaders import TORCH_MAGICS
 from mmsolov2.converters.convert import convert, report, to_checkpoint
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import write_whole
@@ -33,31 +32,6 @@ def check_paths(source: str, out: Path, *, force: bool) -> None:
         raise InputError(f'{out}: this is there already; give {remedy}')
 
 
-def read(source: str) -> Mapping:
-    """The checkpoint of a file or address.
-
-    Raises:
-        InputError: if it cannot be read safely.
-    """
-    if is_pickle(Path(source)):
-        raise InputError(
-            f'{source}: this is a pickle, as of the model zoo of detectron2; reading one can run '
-            "any code, so it is not read. AdelaiDet's SOLOv2 is published as .pth; where you trust "
-            "the file, torch.save(dict(model=pickle.load(file)['model']), 'new.pth') makes one"
-        )
-    return CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle that torch has not written."""
-    try:
-        with path.open('rb') as file:
-            start = file.read(8)
-    except OSError:  # the loader says why
-        return False
-    return start.startswith(b'\x80') and not start.startswith(TORCH_MAGICS)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = tool_parser(__doc__)
     parser.add_argument('source', metavar='IN', help='checkpoint file (.pth) or address')
@@ -66,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with exit_with_message(args.source):
         check_paths(args.source, args.out, force=args.force)
-        checkpoint = read(args.source)
+        checkpoint = CheckpointLoader.load_checkpoint(args.source, 'cpu', logger='silent')
         try:
             conversion = convert(checkpoint)
         except InputError as error:

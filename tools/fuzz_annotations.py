@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, product
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -71,12 +70,7 @@ PIPELINE = [
 ]
 
 
-class Instance(NamedTuple):
-    """What must be trained on."""
-
-    file_name: str
-    name: str  # of its class
-    mask: bytes  # (HEIGHT, WIDTH) uint8
+Instance = tuple[str, str, bytes]  # file name, class, mask (HEIGHT, WIDTH) uint8: what to train on
 
 
 # The file
@@ -87,16 +81,8 @@ def rectangle(index: int) -> tuple[int, int, int, int]:
     return 3 + 13 * index, 4 + 3 * index, 9 + index, 11 + 2 * index
 
 
-def mask_of(index: int) -> np.ndarray:
-    """The mask (HEIGHT, WIDTH) uint8 of an instance of an image."""
-    left, top, width, height = rectangle(index)
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[top : top + height, left : left + width] = 1
-    return mask
-
-
 def points_of(index: int) -> list[list[int]]:
-    """The corners [x, y] of an instance."""
+    """The corners [x, y] of an instance, from the left upper one."""
     left, top, width, height = rectangle(index)
     right, bottom = left + width, top + height
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
@@ -104,6 +90,14 @@ def points_of(index: int) -> list[list[int]]:
 
 def polygon_of(index: int) -> list[int]:
     return [number for point in points_of(index) for number in point]
+
+
+def mask_of(index: int) -> np.ndarray:
+    """The mask (HEIGHT, WIDTH) uint8 of an instance of an image."""
+    left, top, width, height = rectangle(index)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return mask
 
 
 def runs_of(index: int) -> dict:
@@ -167,9 +161,8 @@ def made_file() -> dict:
 
 def instance_of(annotation: dict) -> Instance:
     """What must be trained on of an annotation as it is made."""
-    mask = mask_of(annotation['index']).tobytes()
-    name = CLASSES[annotation['category_id'] - 1]
-    return Instance(f'{annotation["image_id"]}.png', name, mask)
+    name, mask = CLASSES[annotation['category_id'] - 1], mask_of(annotation['index'])
+    return f'{annotation["image_id"]}.png', name, mask.tobytes()
 
 
 # Mutations: each changes a file in place, and gives the marks of annotations that it may cost
@@ -270,7 +263,6 @@ def other_numbers(rng: random.Random, data: dict) -> set[int]:
     """Polygons whose numbers mean something else, broken ones, or ones without a pixel."""
     changed, kind = few(rng, data), rng.randrange(7)
     for one in changed:
-        left, top, width, height = rectangle(one['index'])
         points = points_of(one['index'])
         one['segmentation'] = [
             [[n for point in points for n in (*point, rng.choice([2, 0.5, 255]))]],
@@ -278,7 +270,7 @@ def other_numbers(rng: random.Random, data: dict) -> set[int]:
             [[n for a, b in points for n in (100 * a / WIDTH, 100 * b / HEIGHT)]],
             [[n for a, b in points for n in (b, a)]],
             [[n for a, b in points for n in (4 * a, 4 * b)]],
-            [[left, top, left + width, top + height, left, top]],
+            [[*points[0], *points[2], *points[0]]],
             [[n if rng.random() < 0.8 else rng.choice(JUNK) for point in points for n in point]],
         ][kind]
     return marks(changed)
@@ -359,23 +351,14 @@ def mutated(rng: random.Random) -> tuple[str, set[int], list[str]]:
 
 def trained(file: Path) -> list[Instance]:
     """What an epoch over a file trains on."""
-    dataset = DATASETS.build(
-        dict(
-            type='mmsolov2.CocoInstanceDataset',
-            ann_file=str(file),
-            data_prefix=dict(img=str(file.parent)),
-            metainfo=dict(classes=CLASSES),
-            pipeline=copy.deepcopy(PIPELINE),
-        )
-    )
-    found = []
+    settings = dict(data_prefix=dict(img=str(file.parent)), metainfo=dict(classes=CLASSES))
+    settings |= dict(type='mmsolov2.CocoInstanceDataset', pipeline=copy.deepcopy(PIPELINE))
+    dataset, found = DATASETS.build(dict(ann_file=str(file), **settings)), []
     for index in range(len(dataset)):
         sample = dataset[index]['data_samples']
-        labels, masks = sample.gt_instances.labels.tolist(), sample.gt_instances.masks.masks
-        found += [
-            Instance(Path(sample.img_path).name, CLASSES[label], mask.tobytes())
-            for label, mask in zip(labels, masks, strict=True)
-        ]
+        name, instances = Path(sample.img_path).name, sample.gt_instances
+        pairs = zip(instances.labels.tolist(), instances.masks.masks, strict=True)
+        found += [(name, CLASSES[label], mask.tobytes()) for label, mask in pairs]
     return found
 
 
@@ -383,11 +366,10 @@ def evaluated(file: Path) -> float:
     """Mask AP of perfect predictions, for the ids that the file gives its images."""
     metric = CocoInstanceMetric(str(file), metric=['bbox', 'segm'])
     metric.dataset_meta = dict(classes=CLASSES)
-    truth = made_file()
+    truth = made_file()['annotations']
     for image in metric._coco_api.dataset['images']:
-        name = image.get('file_name')
-        own = [one for one in truth['annotations'] if f'{one["image_id"]}.png' == name]
-        masks = torch.from_numpy(np.array([mask_of(one['index']) for one in own])).bool()
+        own = [one for one in truth if f'{one["image_id"]}.png' == image.get('file_name')]
+        masks = torch.tensor(np.array([mask_of(one['index']) for one in own], bool))
         masks = masks.view(-1, HEIGHT, WIDTH)
         found = dict(
             bboxes=tight_boxes(masks),
@@ -397,7 +379,7 @@ def evaluated(file: Path) -> float:
         )
         sample = dict(pred_instances=found, img_id=image['id'], ori_shape=(HEIGHT, WIDTH))
         metric.process({}, [sample])
-    return metric.evaluate(len(truth['images']))['coco/segm_mAP'] if metric.results else 0.0
+    return metric.evaluate(IMAGES)['coco/segm_mAP'] if metric.results else 0.0
 
 
 def attempt(use: Callable, file: Path) -> tuple[object, str]:
@@ -428,8 +410,8 @@ def fault_of(file: Path, cost: set[int]) -> tuple[bool, str]:
         lost = Counter(one for number, one in enumerate(every) if number not in cost)
         lost -= Counter(found)
         if lost:
-            one = next(iter(lost))
-            return True, f'{lost.total()} instances are lost, first {one.name} in {one.file_name}'
+            image, name, _ = next(iter(lost))
+            return True, f'{lost.total()} instances are lost, first {name} in {image}'
         if len(found) > len(every):
             return True, f'{len(found)} instances train of {len(every)}'
     return found is not None, ''

@@ -439,8 +439,8 @@ def folder(text: str) -> Path:
     return path
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of this script."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
     parser = argparse.ArgumentParser(description=DESCRIPTION + ', in COCO format.')
     parser.add_argument('out', metavar='OUT', type=folder, help='folder for the set')
     count, side = whole_number(0, 999999), whole_number(64, 4096)
@@ -453,16 +453,9 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         help_text = f'{text} (default: {default})'
         parser.add_argument(name, metavar='N', type=parse, default=default, help=help_text)
-    parser.add_argument(
-        '--alike', action='store_true', help='all shapes of an image are copies of one'
-    )
+    text = 'all shapes of an image are copies of one'
+    parser.add_argument('--alike', action='store_true', help=text)
     parser.add_argument('--overwrite', action='store_true', help='replace the set that is in OUT')
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    parser = build_parser()
     wanted = vars(parser.parse_args(argv))
     out, overwrite = wanted.pop('out'), wanted.pop('overwrite')
     if not wanted['alike']:

@@ -219,20 +219,6 @@ def keep_or_refuse(file: Path, text: str) -> None:
 # Training and testing
 
 
-def test(run: Run, args: argparse.Namespace) -> dict[str, float]:
-    """The figures of a run, measured unless they are there.
-
-    Raises:
-        InputError: if the checkpoint was removed, or the test fails.
-    """
-    if not run.result.is_file():
-        folder = run.result.with_suffix('')
-        options = [trained_checkpoint(run.training), '--work-dir', folder]
-        call('test', run.config, args, options, folder)
-        write_whole(run.result, json.dumps(latest_figures(folder)))
-    return json.loads(run.result.read_text())
-
-
 def call(tool: str, config: Path, args: argparse.Namespace, options: list, folder: Path) -> None:
     """Run one of the project's tools, its output in a log file.
 
@@ -309,7 +295,7 @@ def test_all(runs: Iterable[Run], args: argparse.Namespace) -> tuple[dict, set[P
     results, failed = {}, set()
     for run in runs:
         try:
-            figures = {**test(run, args), 'shared_cells': shared_cells_of(run)}
+            figures = figures_of(run, args)
         except InputError as error:
             failed.add(run.result)
             print(f'error: {error}', flush=True)
@@ -317,6 +303,24 @@ def test_all(runs: Iterable[Run], args: argparse.Namespace) -> tuple[dict, set[P
         results.setdefault(run.row, []).append(figures)
         print(f'{run.row}, seed {run.seed}: mask AP {percent(figures, "mAP"):.1f}', flush=True)
     return results, failed
+
+
+def figures_of(run: Run, args: argparse.Namespace) -> dict[str, float]:
+    """The figures of a run, measured unless they are there.
+
+    Raises:
+        InputError: if the checkpoint was removed, or the test fails.
+    """
+    if not run.result.is_file():
+        folder = run.result.with_suffix('')
+        options = [trained_checkpoint(run.training), '--work-dir', folder]
+        call('test', run.config, args, options, folder)
+        write_whole(run.result, json.dumps(latest_figures(folder)))
+    shared = run.result.with_name(f'{run.row}-shared-cells.json')
+    if not shared.is_file():
+        write_whole(shared, json.dumps(shared_cells(Config.fromfile(run.config))))
+    figures, cells = (json.loads(file.read_text()) for file in (run.result, shared))
+    return {**figures, 'shared_cells': cells}
 
 
 def shared_cells(config: Config) -> float:
@@ -346,14 +350,6 @@ def shared_cells(config: Config) -> float:
         claims = torch.bincount(targets.cell[targets.valid])
         shared, positive = shared + int((claims > 1).sum()), positive + int((claims > 0).sum())
     return 100 * shared / max(positive, 1)
-
-
-def shared_cells_of(run: Run) -> float:
-    """``shared_cells`` of a run's row, from its file if it is there."""
-    file = run.result.with_name(f'{run.row}-shared-cells.json')
-    if not file.is_file():
-        write_whole(file, json.dumps(shared_cells(Config.fromfile(run.config))))
-    return json.loads(file.read_text())
 
 
 # Tables and pictures
@@ -416,14 +412,6 @@ def plot(results: dict[str, list[dict]], file: Path) -> None:
     figure.savefig(file)
 
 
-def report(results: dict[str, list[dict]], out_dir: Path) -> None:
-    """Write the table and the plot, and print the table."""
-    text = table(results)
-    write_whole(out_dir / 'ablations.md', text)
-    plot(results, out_dir / 'ablations.png')
-    print(f'\n{text}\n{out_dir / "ablations.md"}\n{out_dir / "ablations.png"}')
-
-
 def main() -> None:
     args = parse_args()
     init_default_scope('mmdet')
@@ -432,7 +420,10 @@ def main() -> None:
         failed = train_all(runs, args)
         results, missing = test_all([run for run in runs if run.training not in failed], args)
         if results:
-            report(results, Path(args.out_dir))
+            page, picture = Path(args.out_dir, 'ablations.md'), Path(args.out_dir, 'ablations.png')
+            write_whole(page, table(results))
+            plot(results, picture)
+            print(f'\n{table(results)}\n{page}\n{picture}')
         if failed or missing:
             names = ', '.join(sorted(path.stem for path in failed | missing))
             raise InputError(f'{args.out_dir}: failed: {names}; the rest is kept, run this again')

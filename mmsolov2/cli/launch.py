@@ -18,7 +18,7 @@ from torch import nn
 from mmsolov2.cli.config import add_cfg_options, dataset_of, open_config
 from mmsolov2.cli.errors import error_context
 from mmsolov2.errors import InputError
-from mmsolov2.fileio import require_folder
+from mmsolov2.fileio import latest_checkpoint, require_folder
 
 RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
@@ -53,6 +53,33 @@ def read_config(args: argparse.Namespace) -> Config:
     )
     require_folder(config.work_dir)
     return config
+
+
+def apply_training_options(config: Config, args: argparse.Namespace) -> None:
+    """Put --amp, --auto-scale-lr and --resume into the config of a training.
+
+    Raises:
+        InputError: if an option does not go with the config or the machine.
+    """
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise InputError('--amp needs a GPU, and torch sees none: leave it out')
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.loss_scale = 'dynamic'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+            raise InputError(
+                f'{args.config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '
+                'the config'
+            )
+        config.auto_scale_lr.enable = True
+    if args.resume:
+        is_auto = args.resume == 'auto'
+        checkpoint = latest_checkpoint(config.work_dir) if is_auto else args.resume
+        if checkpoint is None:
+            print(f'--resume: {config.work_dir} has no checkpoint yet: training starts anew')
+        else:
+            config.resume, config.load_from = True, checkpoint
 
 
 def paint_results(config: Config, args: argparse.Namespace) -> None:

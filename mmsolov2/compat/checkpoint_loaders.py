@@ -39,6 +39,11 @@ ZIP_END, ZIP64_END, ZIP64_LOCATOR = b'PK\x05\x06', b'PK\x06\x06', b'PK\x06\x07'
 ZIP64_SIZE = struct.pack('<Q', 44)  # of a record for 64 bits, without more behind it
 MAX_INFLATION = 20  # torch.save does not compress, and trained weights hardly shrink
 DAMAGED = 'the checkpoint is truncated or damaged: take an earlier one or download it again'
+PICKLE = (
+    'it is a pickle, as of the model zoo of detectron2; reading one can run any code, so it is not '
+    "read. AdelaiDet's SOLOv2 is published as .pth; where you trust the file, "
+    "torch.save(dict(model=pickle.load(file)['model']), 'new.pth') makes one"
+)
 LEARNED = ('weight', 'bias', 'running_mean', 'running_var')  # what is never -inf, as a mask may be
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -241,7 +246,8 @@ def _reason(filename: str, error: Exception) -> InputError:
         text = 'the file is empty: take an earlier checkpoint or download it again'
     elif not _start(filename).startswith(TORCH_MAGICS):
         start = _start(filename)
-        text = f'this is no checkpoint of torch, it begins with {start!r}: pass a .pth file'
+        remedy = PICKLE if start.startswith(b'\x80') else 'pass a .pth file'
+        text = f'this is no checkpoint of torch, it begins with {start!r}: {remedy}'
     elif _is_damaged(filename, error):
         kind = DamagedFileError
         text = DAMAGED

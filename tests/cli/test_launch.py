@@ -1,7 +1,6 @@
 """Configs and options of the tools."""
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 
@@ -11,7 +10,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsolov2.cli.config import open_config
-from mmsolov2.cli.launch import add_common_options, build_loops, build_runner, read_config
+from mmsolov2.cli.launch import (
+    add_common_options,
+    apply_training_options,
+    build_loops,
+    build_runner,
+    read_config,
+)
 from mmsolov2.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -346,14 +351,6 @@ def test_rank_of_the_launcher_counts(tmp_path):
 # The options of tools/train.py
 
 
-@pytest.fixture(scope='module')
-def apply_options():
-    spec = importlib.util.spec_from_file_location('train_tool', ROOT / 'tools' / 'train.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.apply_options
-
-
 def options(**changed) -> argparse.Namespace:
     plain = dict(config='my_config.py', amp=False, auto_scale_lr=False, resume=None)
     return argparse.Namespace(**{**plain, **changed})
@@ -368,55 +365,55 @@ def config(**changed) -> Config:
     return Config({**plain, **changed})
 
 
-def test_no_options_change_nothing(apply_options):
+def test_no_options_change_nothing():
     changed = config(load_from='a.pth')
-    apply_options(changed, options())
+    apply_training_options(changed, options())
     assert changed.to_dict() == config(load_from='a.pth').to_dict()
 
 
-def test_amp_without_gpu(apply_options, monkeypatch):
+def test_amp_without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(InputError, match='--amp needs a GPU'):
-        apply_options(config(), options(amp=True))
+        apply_training_options(config(), options(amp=True))
 
 
-def test_amp_with_gpu(apply_options, monkeypatch):
+def test_amp_with_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     changed = config()
-    apply_options(changed, options(amp=True))
+    apply_training_options(changed, options(amp=True))
     assert changed.optim_wrapper.type == 'AmpOptimWrapper'
     assert changed.optim_wrapper.loss_scale == 'dynamic'
     assert changed.optim_wrapper.optimizer.lr == 0.01
 
 
 @pytest.mark.parametrize('given', [{}, dict(auto_scale_lr=dict(enable=False))])
-def test_auto_scale_lr_without_a_base(apply_options, given):
+def test_auto_scale_lr_without_a_base(given):
     with pytest.raises(InputError, match=r'my_config\.py: --auto-scale-lr needs auto_scale_lr='):
-        apply_options(config(**given), options(auto_scale_lr=True))
+        apply_training_options(config(**given), options(auto_scale_lr=True))
 
 
-def test_auto_scale_lr(apply_options):
+def test_auto_scale_lr():
     changed = config(auto_scale_lr=dict(enable=False, base_batch_size=16))
-    apply_options(changed, options(auto_scale_lr=True))
+    apply_training_options(changed, options(auto_scale_lr=True))
     assert changed.auto_scale_lr == dict(enable=True, base_batch_size=16)
 
 
-def test_resume_a_given_checkpoint(apply_options):
+def test_resume_a_given_checkpoint():
     """It is read when there is a runner to compare it with."""
     changed = config(load_from='a.pth')
-    apply_options(changed, options(resume='b.pth'))
+    apply_training_options(changed, options(resume='b.pth'))
     assert changed.resume is True and changed.load_from == 'b.pth'
 
 
-def test_resume_the_last_checkpoint(apply_options, tmp_path):
+def test_resume_the_last_checkpoint(tmp_path):
     (tmp_path / 'epoch_2.pth').touch()
     changed = config(load_from='a.pth', work_dir=str(tmp_path))
-    apply_options(changed, options(resume='auto'))
+    apply_training_options(changed, options(resume='auto'))
     assert changed.resume is True and changed.load_from == str(tmp_path / 'epoch_2.pth')
 
 
-def test_nothing_to_resume(apply_options, tmp_path, capsys):
+def test_nothing_to_resume(tmp_path, capsys):
     changed = config(load_from='a.pth', work_dir=str(tmp_path))
-    apply_options(changed, options(resume='auto'))
+    apply_training_options(changed, options(resume='auto'))
     assert changed.resume is False and changed.load_from == 'a.pth'
     assert 'training starts anew' in capsys.readouterr().out

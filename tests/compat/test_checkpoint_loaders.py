@@ -95,7 +95,9 @@ def test_empty(tmp_path):
 def test_other_files(tmp_path, content):
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
-    assert f'it begins with {content[:8]!r}' in message(path)
+    text = message(path)
+    assert f'it begins with {content[:8]!r}' in text
+    assert ('it is a pickle' in text) == content.startswith(b'\x80')
 
 
 @pytest.mark.parametrize('zipped', [True, False])
