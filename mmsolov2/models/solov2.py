@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
 from mmsolov2.models.data_samples import check_count, check_ground_truth
-from mmsolov2.models.solov2_head import MaskFeatures, input_size
+from mmsolov2.models.solov2_head import MaskFeatures, covered_size, input_size
 from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.registry import MODELS
 from mmsolov2.structures.masks import MASK_STRIDE
@@ -48,7 +48,7 @@ def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> No
 def check_stride(mask_features: MaskFeatures, size: Sequence[int]) -> None:
     """Raise InputError unless mask features are a quarter of images' size, rounded up."""
     found = input_size(mask_features)
-    needed = [-(-side // MASK_STRIDE) * MASK_STRIDE for side in size]
+    needed = covered_size(size)
     if found != needed:
         raise InputError(
             f'SOLOv2: the neck makes mask features of {found[0] // MASK_STRIDE}x'

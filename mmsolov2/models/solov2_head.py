@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from mmsolov2.models.decode.results import MASK_FORMATS, to_results
 from mmsolov2.models.dynamic_conv import with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
-from mmsolov2.models.targets.grid_assigner import positives
+from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
 from mmsolov2.registry import MODELS, TASK_UTILS
 from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 
@@ -61,6 +62,11 @@ def input_size(mask_features: MaskFeatures) -> list[int]:
     """Height and width of the padded network input that mask features belong to."""
     first = mask_features if isinstance(mask_features, Tensor) else mask_features[0]
     return [MASK_STRIDE * side for side in first.shape[-2:]]
+
+
+def covered_size(size: Sequence[int]) -> list[int]:
+    """Height and width that the mask features of images of a size cover: it, rounded up."""
+    return [-(-side // MASK_STRIDE) * MASK_STRIDE for side in size]
 
 
 def of_type(mask_features: MaskFeatures, dtype: torch.dtype) -> MaskFeatures:
@@ -305,61 +311,53 @@ class SOLOv2Head(BaseModule):
         ``loss_cls`` is over the number of positive cells + 1; ``loss_mask`` adds up all pairs of
         cell and instance, over the number of positive cells, as in mmdet.
         """
-        size, device = input_size(mask_features), kernels[0].device
-        masks = [padded_masks(gt.masks, size, device) for gt in instances]
-        targets = [
-            self.assigner(
-                mask,
-                gt.labels,
-                gt.get('bboxes'),
-                num_grids=self.num_grids,
-                background=self.num_classes,
-            )
-            for mask, gt in zip(masks, instances, strict=True)
-        ]
+        targets = self.targets(instances, input_size(mask_features))
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
         one = 1.0
         if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
             num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
-        labels = torch.stack([image.labels for image in targets])
-        labels = labels.clamp(0, self.num_classes)  # until ``positives`` says which are of no class
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
-            labels.flatten(),
+            torch.cat([image.labels for image in targets]),
             avg_factor=num_positive + one,
         )
-        loss_mask = self._mask_losses(
-            mask_features,
-            flatten_cells(kernels),
-            [quarter_masks(mask) for mask in masks],
-            positives(targets),
-        )
-        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
+        loss_mask = self._mask_losses(mask_features, flatten_cells(kernels), targets).sum()
+        return dict(loss_cls=loss_cls, loss_mask=loss_mask / num_positive.clamp(min=one))
+
+    def targets(self, instances: Sequence[InstanceData], size: Sequence[int]) -> list[ImageTargets]:
+        """What each image trains, of its instances and the size (H, W) of the padded network input.
+
+        Grids and masks span what the mask features cover, a pixel or a few more.
+
+        Raises:
+            InputError: if masks are larger than that, or an instance has a label of no class.
+        """
+        size = covered_size(size)
+        assign = partial(self.assigner, num_grids=self.num_grids, background=self.num_classes)
+        assigned, masks = [], []
+        for gt in instances:
+            whole = padded_masks(gt.masks, size, gt.labels.device)
+            assigned.append(assign(whole, gt.labels, gt.get('bboxes')))
+            masks.append(quarter_masks(whole))
+        images = zip(assigned, positives(assigned), masks, strict=True)
+        return [
+            ImageTargets(image.labels, image.num_positive, cell, instance, small)
+            for image, (cell, instance), small in images
+        ]
 
     def _mask_losses(
-        self,
-        features: MaskFeatures,
-        kernels: Tensor,
-        masks: list[Tensor],
-        positive: list[tuple[Tensor, Tensor]],
+        self, features: MaskFeatures, kernels: Tensor, targets: Sequence[ImageTargets]
     ) -> Tensor:
-        """Mask losses (p,) of all positives: of each image its cells and their instances.
-
-        Kernels are (B, cells, D), masks (n, h, w) bool of each image.
-        """
+        """Mask losses (p,) of the positives of all images, of kernels (B, cells, D)."""
         if isinstance(features, Tensor) and self.kernel_size == 1 and is_dice(self.loss_mask):
-            chosen = [image[cell] for image, (cell, _) in zip(kernels, positive, strict=True)]
-            targets = [MaskTargets(mask, of) for mask, (_, of) in zip(masks, positive, strict=True)]
-            return dice_losses(features, torch.cat(chosen), targets, self.loss_mask)
-        images = zip(per_image(features), kernels, masks, positive, strict=True)
+            chosen = [of[image.cell] for of, image in zip(kernels, targets, strict=True)]
+            masks = [MaskTargets(image.masks, image.instance) for image in targets]
+            return dice_losses(features, torch.cat(chosen), masks, self.loss_mask)
+        images = zip(per_image(features), kernels, targets, strict=True)
         return torch.cat([self._image_mask_losses(*image) for image in images])
 
     def _image_mask_losses(
-        self,
-        features: MaskFeatures,
-        kernels: Tensor,
-        masks: Tensor,
-        positive: tuple[Tensor, Tensor],
+        self, features: MaskFeatures, kernels: Tensor, targets: ImageTargets
     ) -> Tensor:
         """Mask losses (p,) of an image's p positives, by any loss and kernels of any size.
 
@@ -368,10 +366,12 @@ class SOLOv2Head(BaseModule):
         logits = MaskLogits(features, kernels, self.cell_levels, self.kernel_size)
 
         def losses(cell: Tensor, instance: Tensor) -> Tensor:
-            loss = self.loss_mask(logits(cell), masks[instance], reduction_override='none')
+            masks = targets.masks[instance]
+            loss = self.loss_mask(logits(cell), masks, reduction_override='none')
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
-        return checkpoint_chunks(losses, masks[:1].numel() or 1, *positive)
+        pixels = targets.masks.shape[1:].numel()
+        return checkpoint_chunks(losses, pixels, targets.cell, targets.instance)
 
     # Prediction
 
