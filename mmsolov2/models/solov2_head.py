@@ -106,13 +106,44 @@ def build_nms(cfg: dict) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return nms
 
 
-def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleList:
-    """A 3x3 convolution to ``channels`` for each layer's settings."""
-    before = [in_channels] + [channels] * (len(layers) - 1)
+def tower(
+    in_channels: int, channels: int, conv_cfgs: Sequence[dict | None], norm_cfg: dict | None
+) -> nn.ModuleList:
+    """A 3x3 convolution to ``channels`` for each of the configs."""
+    before = [in_channels] + [channels] * (len(conv_cfgs) - 1)
     return nn.ModuleList(
-        ConvModule(first, channels, 3, padding=1, **layer)
-        for first, layer in zip(before, layers, strict=True)
+        ConvModule(first, channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        for first, conv_cfg in zip(before, conv_cfgs, strict=True)
     )
+
+
+def check_levels(strides: Sequence[int], num_grids: Sequence[int], ranges: Sequence) -> None:
+    """Raise ValueError unless strides, grids and scale ranges are of the same levels."""
+    if not len(strides) == len(num_grids) == len(ranges) >= 3:
+        raise ValueError(
+            'SOLOv2Head: strides, num_grids and assigner.scale_ranges need one entry for each '
+            f'of at least 3 pyramid levels, but have {len(strides)}, {len(num_grids)} and '
+            f'{len(ranges)}: {strides}, {num_grids}, {ranges}'
+        )
+    if min(*strides, *num_grids) < 1:
+        raise ValueError(
+            f'SOLOv2Head: strides and num_grids must be at least 1, not {strides} and {num_grids}'
+        )
+    if strides[0] != strides[1] or strides[-1] != strides[-2]:
+        raise ValueError(
+            'SOLOv2Head: the first level is halved and the last brought to the size of the one '
+            f"before, so that each has its neighbour's stride, not {strides}"
+        )
+
+
+def check_convs(stacked_convs: int, kernel_size: int) -> None:
+    """Raise ValueError unless there are convolutions, and kernels have a centre."""
+    if stacked_convs < 1:
+        raise ValueError(f'SOLOv2Head: stacked_convs must be at least 1, not {stacked_convs}')
+    if kernel_size not in range(1, 100, 2):
+        raise ValueError(
+            f'SOLOv2Head: kernel_size must be odd, 1 as published or 3, not {kernel_size!r}'
+        )
 
 
 def checked_test_cfg(test_cfg: dict | None) -> dict:
@@ -161,7 +192,7 @@ class SOLOv2Head(BaseModule):
     Args:
         num_classes: number of categories C; there is no background channel.
         in_channels: channels of every pyramid level.
-        mask_channels: channels E of the mask features. ``SOLOv2`` fills it in from the mask neck.
+        mask_channels: channels E of the mask features: no setting, ``SOLOv2`` gives it.
         feat_channels: channels of the towers.
         stacked_convs: convolutions in each tower.
         strides: stride of each level; a mask needs more pixels of the mask features than that.
@@ -207,13 +238,13 @@ class SOLOv2Head(BaseModule):
         conv_cfg: dict | None = None,
         last_conv_cfg: dict | None = None,
         norm_cfg: dict | None = GROUP_NORM,
-        train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | list | None = NORMAL_INIT,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.mask_channels = mask_channels
         self.strides = tuple(strides)
         self.num_grids = tuple(num_grids)
         self.kernel_size = kernel_size
@@ -222,17 +253,14 @@ class SOLOv2Head(BaseModule):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_mask = MODELS.build(loss_mask)
         self.sync_avg_factor = sync_avg_factor
-        self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
         self.nms = build_nms(self.test_cfg['nms'])
-        self._check_levels()
+        check_levels(self.strides, self.num_grids, self.assigner.scale_ranges)
+        check_convs(stacked_convs, kernel_size)
 
-        if stacked_convs < 1:
-            raise ValueError(f'SOLOv2Head: stacked_convs must be at least 1, not {stacked_convs}')
-        layers = [dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg) for _ in range(stacked_convs)]
-        layers[-1]['conv_cfg'] = last_conv_cfg or conv_cfg
-        self.cls_convs = tower(in_channels, feat_channels, layers)
-        self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers)
+        layers = [conv_cfg] * (stacked_convs - 1) + [last_conv_cfg or conv_cfg]
+        self.cls_convs = tower(in_channels, feat_channels, layers, norm_cfg)
+        self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers, norm_cfg)
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
         self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
         self._register_cells()
@@ -244,32 +272,6 @@ class SOLOv2Head(BaseModule):
         self.register_buffer('cell_levels', cell_levels, persistent=False)
         cell_strides = torch.tensor(self.strides)[cell_levels]
         self.register_buffer('cell_strides', cell_strides, persistent=False)
-
-    def _check_levels(self) -> None:
-        """Raise ValueError unless strides, grids and scale ranges are of the same levels."""
-        ranges = self.assigner.scale_ranges
-        if not len(self.strides) == len(self.num_grids) == len(ranges) >= 3:
-            raise ValueError(
-                'SOLOv2Head: strides, num_grids and assigner.scale_ranges need one entry for each '
-                f'of at least 3 pyramid levels, but have {len(self.strides)}, '
-                f'{len(self.num_grids)} and {len(ranges)}: {self.strides}, {self.num_grids}, '
-                f'{ranges}'
-            )
-        if min(*self.strides, *self.num_grids) < 1:
-            raise ValueError(
-                'SOLOv2Head: strides and num_grids must be at least 1, not '
-                f'{self.strides} and {self.num_grids}'
-            )
-        if self.strides[0] != self.strides[1] or self.strides[-1] != self.strides[-2]:
-            raise ValueError(
-                'SOLOv2Head: the first level is halved and the last brought to the size of the one '
-                f"before, so that each has its neighbour's stride, not {self.strides}"
-            )
-        if self.kernel_size not in range(1, 100, 2):
-            raise ValueError(
-                'SOLOv2Head: kernel_size must be odd, 1 as published or 3, not '
-                f'{self.kernel_size!r}'
-            )
 
     # Layers
 
