@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -31,8 +31,7 @@ from mmsolov2.engine.hooks import check_classes
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder
 from mmsolov2.models.data_samples import check_ground_truth
-from mmsolov2.models.targets.grid_assigner import positives
-from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
+from mmsolov2.registry import DATASETS, MODELS
 from mmsolov2.structures.masks import padded_masks, tight_boxes
 from mmsolov2.visualization.targets import Level, Targets, draw_targets
 
@@ -46,32 +45,38 @@ def build_dataset(config: Config, split: str):
     return DATASETS.build(dataset)
 
 
-def assign(sample: dict, padding: nn.Module, head: ConfigDict, classes: Sequence[str]) -> Targets:
+def build_head(config: Config) -> nn.Module:
+    """The head of a config, whose targets are those of training.
+
+    Raises:
+        InputError: if it has no assigner.
+    """
+    head = config.model.mask_head
+    if 'assigner' not in head:
+        raise InputError(f'the head is a {head.type}: only SOLOv2Head has an assigner to show')
+    return MODELS.build(head)
+
+
+def assign(sample: dict, padding: nn.Module, head: nn.Module, classes: Sequence[str]) -> Targets:
     """The targets of a dataset's sample."""
     data = padding(pseudo_collate([sample]), training=True)
     image, ground_truth = data['inputs'][0], data['data_samples'][0].gt_instances
     check_ground_truth(data['data_samples'], data['inputs'], padding.pad_size_divisor)
     masks = padded_masks(ground_truth.masks, image.shape[-2:], image.device)
-    if 'assigner' not in head:
-        raise InputError(f'the head is a {head.type}: only SOLOv2Head has an assigner to show')
     boxes = ground_truth.get('bboxes')
-    boxes = tight_boxes(masks) if boxes is None else boxes
-    assigner = TASK_UTILS.build(head.assigner)
-    targets = assigner(
-        masks,
-        ground_truth.labels,
-        boxes,
-        num_grids=head.num_grids,
-        background=head.num_classes,
-    )
-    ((cell, instance),) = positives([targets])
+    (targets,) = head.targets([ground_truth], image.shape[-2:])
     return Targets(
         name=Path(data['data_samples'][0].img_path).name,
         image=np.ascontiguousarray(image.permute(1, 2, 0).byte().numpy()),
         masks=masks.numpy(),
-        boxes=boxes.numpy(),
+        boxes=(tight_boxes(masks) if boxes is None else boxes).numpy(),
         classes=[classes[label] for label in ground_truth.labels],
-        levels=split_levels(cell.numpy(), instance.numpy(), head.num_grids, assigner.scale_ranges),
+        levels=split_levels(
+            targets.cell.numpy(),
+            targets.instance.numpy(),
+            head.num_grids,
+            head.assigner.scale_ranges,
+        ),
     )
 
 
@@ -106,12 +111,12 @@ def browse(config: Config, args: argparse.Namespace) -> None:
     """Write the pictures of a split's first images, and print a line for each."""
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
-    head = config.model.mask_head
     colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)  # as they are
     with error_context(config.filename):
         dataset = build_dataset(config, args.split)
         padding = MODELS.build({**config.model.data_preprocessor, **colors})
-    check_classes(config.filename, head.get('num_classes'), dataset)
+        head = build_head(config)
+    check_classes(config.filename, head.num_classes, dataset)
     require_folder(args.out_dir)
     instances, lost = 0, 0
     for index in range(min(args.num, len(dataset))):

@@ -35,8 +35,7 @@ from mmsolov2.cli.tables import markdown_table
 from mmsolov2.datasets.epoch_seed import seed_everything
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint, write_whole
-from mmsolov2.registry import DATASETS, MODELS, TASK_UTILS
-from mmsolov2.structures.masks import padded_masks
+from mmsolov2.registry import DATASETS, MODELS
 
 BASE = 'solov2_r50_fpn_ms-3x_coco'
 PAPER = {  # mask AP, AP50, AP75 on COCO val2017: SOLOv2, table 3 a to d
@@ -331,7 +330,7 @@ def shared_cells(config: Config) -> float:
     head = config.model.get('mask_head', {})
     if 'assigner' not in head:
         return math.nan
-    assigner = TASK_UTILS.build(head.assigner)
+    head = MODELS.build(head)
     preprocessor = MODELS.build(config.model.data_preprocessor)
     dataset = DATASETS.build(config.train_dataloader.dataset)
     seed_everything(0)
@@ -339,15 +338,8 @@ def shared_cells(config: Config) -> float:
     for index in range(0, len(dataset), -(-len(dataset) // 500)):
         batch = preprocessor(pseudo_collate([dataset[index]]), training=True)
         instances = batch['data_samples'][0].gt_instances
-        masks = padded_masks(instances.masks, batch['inputs'].shape[-2:], torch.device('cpu'))
-        targets = assigner(
-            masks,
-            instances.labels,
-            instances.get('bboxes'),
-            num_grids=head.num_grids,
-            background=head.num_classes,
-        )
-        claims = torch.bincount(targets.cell[targets.valid])
+        (targets,) = head.targets([instances], batch['inputs'].shape[-2:])
+        claims = torch.bincount(targets.cell)
         shared, positive = shared + int((claims > 1).sum()), positive + int((claims > 0).sum())
     return 100 * shared / max(positive, 1)
 

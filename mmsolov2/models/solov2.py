@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
 from mmsolov2.models.data_samples import check_count, check_ground_truth
-from mmsolov2.models.solov2_head import MaskFeatures, input_size
+from mmsolov2.models.solov2_head import MaskFeatures, covered_size, input_size
 from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.registry import MODELS
 from mmsolov2.structures.masks import MASK_STRIDE
@@ -18,6 +18,11 @@ from mmsolov2.structures.masks import MASK_STRIDE
 
 def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> None:
     """Raise ValueError unless the parts of a SOLOv2 agree on channels and levels."""
+    if mask_head.mask_channels != mask_neck.out_channels:
+        raise ValueError(
+            f'SOLOv2: mask_neck.out_channels is {mask_neck.out_channels}, but '
+            f'mask_head.mask_channels is {mask_head.mask_channels}: leave the latter out'
+        )
     width = getattr(neck, 'out_channels', None)
     for name, part in dict(mask_neck=mask_neck, mask_head=mask_head).items():
         channels = getattr(part, 'in_channels', width)
@@ -48,7 +53,7 @@ def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> No
 def check_stride(mask_features: MaskFeatures, size: Sequence[int]) -> None:
     """Raise InputError unless mask features are a quarter of images' size, rounded up."""
     found = input_size(mask_features)
-    needed = [-(-side // MASK_STRIDE) * MASK_STRIDE for side in size]
+    needed = covered_size(size)
     if found != needed:
         raise InputError(
             f'SOLOv2: the neck makes mask features of {found[0] // MASK_STRIDE}x'
@@ -62,6 +67,33 @@ def check_stride(mask_features: MaskFeatures, size: Sequence[int]) -> None:
 DTYPES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 
 
+def checked_dtype(predict_dtype: str | None) -> torch.dtype | None:
+    """The type that prediction computes in, None for that of the weights.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if predict_dtype not in (None, *DTYPES):
+        raise ValueError(
+            f'SOLOv2: predict_dtype must be None or one of {sorted(DTYPES)}, not {predict_dtype!r}'
+        )
+    return DTYPES.get(predict_dtype)
+
+
+def checked_compile_options(compile: bool | dict | None) -> dict | None:
+    """The arguments of ``torch.compile``, None to go without.
+
+    Raises:
+        ValueError: if it is neither a switch nor arguments.
+    """
+    if not isinstance(compile, bool | dict | None):
+        raise ValueError(
+            f"SOLOv2: compile must be True, False, None or a dict of torch.compile's arguments, "
+            f'not {compile!r}'
+        )
+    return ({} if compile else None) if isinstance(compile, bool) else compile
+
+
 @MODELS.register_module()
 class SOLOv2(BaseDetector):
     """SOLOv2 (Wang et al., NeurIPS 2020) on any mmdet backbone and feature pyramid.
@@ -70,9 +102,8 @@ class SOLOv2(BaseDetector):
         backbone: config of the backbone.
         neck: config of the feature pyramid, 5 levels by default.
         mask_neck: config of the mask features.
-        mask_head: config of the head. Its ``mask_channels`` are the mask neck's
-            ``out_channels``, and its ``test_cfg`` the model's.
-        train_cfg: settings of training; there are none.
+        mask_head: config of the head.
+        train_cfg: as mmdet's configs have it; there are no settings of training.
         test_cfg: settings of prediction, see ``SOLOv2Head``.
         data_preprocessor: config of the data preprocessor.
         channels_last: keep weights and activations in channels-last memory.
@@ -102,36 +133,15 @@ class SOLOv2(BaseDetector):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        if predict_dtype not in (None, *DTYPES):
-            raise ValueError(
-                f'SOLOv2: predict_dtype must be None or one of {sorted(DTYPES)}, not '
-                f'{predict_dtype!r}'
-            )
         self.channels_last = channels_last
-        self.predict_dtype = DTYPES.get(predict_dtype)
-        if not isinstance(compile, bool | dict | None):
-            raise ValueError(
-                f"SOLOv2: compile must be True, False, None or a dict of torch.compile's "
-                f'arguments, not {compile!r}'
-            )
-        self.compile_options = ({} if compile else None) if isinstance(compile, bool) else compile
+        self.predict_dtype = checked_dtype(predict_dtype)
+        self.compile_options = checked_compile_options(compile)
         self._compiled = None  # until the first images
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.mask_neck = MODELS.build(mask_neck)
-        channels = self.mask_neck.out_channels
-        if mask_head.get('mask_channels', channels) != channels:
-            raise ValueError(
-                f'SOLOv2: mask_neck.out_channels is {channels}, but mask_head.mask_channels is '
-                f'{mask_head["mask_channels"]}: leave the latter out'
-            )
         self.mask_head = MODELS.build(
-            {
-                **mask_head,
-                'mask_channels': channels,
-                'train_cfg': train_cfg,
-                'test_cfg': test_cfg,
-            }
+            {'mask_channels': self.mask_neck.out_channels, **mask_head, 'test_cfg': test_cfg}
         )
         check_fit(self.neck, self.mask_neck, self.mask_head)
         if channels_last:

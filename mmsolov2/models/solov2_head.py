@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from mmcv.cnn import ConvModule
@@ -19,7 +20,7 @@ from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
 from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
-from mmsolov2.models.targets.grid_assigner import positives
+from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
 from mmsolov2.registry import MODELS, TASK_UTILS
 from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 
@@ -40,6 +41,11 @@ def input_size(mask_features: MaskFeatures) -> list[int]:
     return [MASK_STRIDE * side for side in first.shape[-2:]]
 
 
+def covered_size(size: Sequence[int]) -> list[int]:
+    """Height and width that the mask features of images of a size cover: it, rounded up."""
+    return [-(-side // MASK_STRIDE) * MASK_STRIDE for side in size]
+
+
 def of_type(mask_features: MaskFeatures, dtype: torch.dtype) -> MaskFeatures:
     """Mask features in another type. CUDA's autocast normalises in float32, not in the kernels'."""
     if isinstance(mask_features, Tensor):
@@ -54,13 +60,44 @@ def per_image(mask_features: MaskFeatures) -> Iterable[MaskFeatures]:
     return list(zip(*mask_features, strict=True))
 
 
-def tower(in_channels: int, channels: int, layers: Sequence[dict]) -> nn.ModuleList:
-    """A 3x3 convolution to ``channels`` for each layer's settings."""
-    before = [in_channels] + [channels] * (len(layers) - 1)
+def tower(
+    in_channels: int, channels: int, conv_cfgs: Sequence[dict | None], norm_cfg: dict | None
+) -> nn.ModuleList:
+    """A 3x3 convolution to ``channels`` for each of the configs."""
+    before = [in_channels] + [channels] * (len(conv_cfgs) - 1)
     return nn.ModuleList(
-        ConvModule(first, channels, 3, padding=1, **layer)
-        for first, layer in zip(before, layers, strict=True)
+        ConvModule(first, channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        for first, conv_cfg in zip(before, conv_cfgs, strict=True)
     )
+
+
+def check_levels(strides: Sequence[int], num_grids: Sequence[int], ranges: Sequence) -> None:
+    """Raise ValueError unless strides, grids and scale ranges are of the same levels."""
+    if not len(strides) == len(num_grids) == len(ranges) >= 3:
+        raise ValueError(
+            'SOLOv2Head: strides, num_grids and assigner.scale_ranges need one entry for each '
+            f'of at least 3 pyramid levels, but have {len(strides)}, {len(num_grids)} and '
+            f'{len(ranges)}: {strides}, {num_grids}, {ranges}'
+        )
+    if min(*strides, *num_grids) < 1:
+        raise ValueError(
+            f'SOLOv2Head: strides and num_grids must be at least 1, not {strides} and {num_grids}'
+        )
+    if strides[0] != strides[1] or strides[-1] != strides[-2]:
+        raise ValueError(
+            'SOLOv2Head: the first level is halved and the last brought to the size of the one '
+            f"before, so that each has its neighbour's stride, not {strides}"
+        )
+
+
+def check_convs(stacked_convs: int, kernel_size: int) -> None:
+    """Raise ValueError unless there are convolutions, and kernels have a centre."""
+    if stacked_convs < 1:
+        raise ValueError(f'SOLOv2Head: stacked_convs must be at least 1, not {stacked_convs}')
+    if kernel_size not in range(1, 100, 2):
+        raise ValueError(
+            f'SOLOv2Head: kernel_size must be odd, 1 as published or 3, not {kernel_size!r}'
+        )
 
 
 @MODELS.register_module()
@@ -75,7 +112,7 @@ class SOLOv2Head(BaseModule):
     Args:
         num_classes: number of categories C; there is no background channel.
         in_channels: channels of every pyramid level.
-        mask_channels: channels E of the mask features. ``SOLOv2`` fills it in from the mask neck.
+        mask_channels: channels E of the mask features: no setting, ``SOLOv2`` gives it.
         feat_channels: channels of the towers.
         stacked_convs: convolutions in each tower.
         strides: stride of each level; a mask needs more pixels of the mask features than that.
@@ -120,13 +157,13 @@ class SOLOv2Head(BaseModule):
         conv_cfg: dict | None = None,
         last_conv_cfg: dict | None = None,
         norm_cfg: dict | None = GROUP_NORM,
-        train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | list | None = NORMAL_INIT,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.mask_channels = mask_channels
         self.strides = tuple(strides)
         self.num_grids = tuple(num_grids)
         self.kernel_size = kernel_size
@@ -135,17 +172,14 @@ class SOLOv2Head(BaseModule):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_mask = MODELS.build(loss_mask)
         self.sync_avg_factor = sync_avg_factor
-        self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
         self.nms = build_nms(self.test_cfg['nms'])
-        self._check_levels()
+        check_levels(self.strides, self.num_grids, self.assigner.scale_ranges)
+        check_convs(stacked_convs, kernel_size)
 
-        if stacked_convs < 1:
-            raise ValueError(f'SOLOv2Head: stacked_convs must be at least 1, not {stacked_convs}')
-        layers = [dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg) for _ in range(stacked_convs)]
-        layers[-1]['conv_cfg'] = last_conv_cfg or conv_cfg
-        self.cls_convs = tower(in_channels, feat_channels, layers)
-        self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers)
+        layers = [conv_cfg] * (stacked_convs - 1) + [last_conv_cfg or conv_cfg]
+        self.cls_convs = tower(in_channels, feat_channels, layers, norm_cfg)
+        self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers, norm_cfg)
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
         self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
         self._register_cells()
@@ -157,32 +191,6 @@ class SOLOv2Head(BaseModule):
         self.register_buffer('cell_levels', cell_levels, persistent=False)
         cell_strides = torch.tensor(self.strides)[cell_levels]
         self.register_buffer('cell_strides', cell_strides, persistent=False)
-
-    def _check_levels(self) -> None:
-        """Raise ValueError unless strides, grids and scale ranges are of the same levels."""
-        ranges = self.assigner.scale_ranges
-        if not len(self.strides) == len(self.num_grids) == len(ranges) >= 3:
-            raise ValueError(
-                'SOLOv2Head: strides, num_grids and assigner.scale_ranges need one entry for each '
-                f'of at least 3 pyramid levels, but have {len(self.strides)}, '
-                f'{len(self.num_grids)} and {len(ranges)}: {self.strides}, {self.num_grids}, '
-                f'{ranges}'
-            )
-        if min(*self.strides, *self.num_grids) < 1:
-            raise ValueError(
-                'SOLOv2Head: strides and num_grids must be at least 1, not '
-                f'{self.strides} and {self.num_grids}'
-            )
-        if self.strides[0] != self.strides[1] or self.strides[-1] != self.strides[-2]:
-            raise ValueError(
-                'SOLOv2Head: the first level is halved and the last brought to the size of the one '
-                f"before, so that each has its neighbour's stride, not {self.strides}"
-            )
-        if self.kernel_size not in range(1, 100, 2):
-            raise ValueError(
-                'SOLOv2Head: kernel_size must be odd, 1 as published or 3, not '
-                f'{self.kernel_size!r}'
-            )
 
     # Layers
 
@@ -224,61 +232,53 @@ class SOLOv2Head(BaseModule):
         ``loss_cls`` is over the number of positive cells + 1; ``loss_mask`` adds up all pairs of
         cell and instance, over the number of positive cells, as in mmdet.
         """
-        size, device = input_size(mask_features), kernels[0].device
-        masks = [padded_masks(gt.masks, size, device) for gt in instances]
-        targets = [
-            self.assigner(
-                mask,
-                gt.labels,
-                gt.get('bboxes'),
-                num_grids=self.num_grids,
-                background=self.num_classes,
-            )
-            for mask, gt in zip(masks, instances, strict=True)
-        ]
+        targets = self.targets(instances, input_size(mask_features))
         num_positive = torch.stack([image.num_positive for image in targets]).sum()
         one = 1.0
         if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
             num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
-        labels = torch.stack([image.labels for image in targets])
-        labels = labels.clamp(0, self.num_classes)  # until ``positives`` says which are of no class
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
-            labels.flatten(),
+            torch.cat([image.labels for image in targets]),
             avg_factor=num_positive + one,
         )
-        loss_mask = self._mask_losses(
-            mask_features,
-            flatten_cells(kernels),
-            [quarter_masks(mask) for mask in masks],
-            positives(targets),
-        )
-        return dict(loss_cls=loss_cls, loss_mask=loss_mask.sum() / num_positive.clamp(min=one))
+        loss_mask = self._mask_losses(mask_features, flatten_cells(kernels), targets).sum()
+        return dict(loss_cls=loss_cls, loss_mask=loss_mask / num_positive.clamp(min=one))
+
+    def targets(self, instances: Sequence[InstanceData], size: Sequence[int]) -> list[ImageTargets]:
+        """What each image trains, of its instances and the size (H, W) of the padded network input.
+
+        Grids and masks span what the mask features cover, a pixel or a few more.
+
+        Raises:
+            InputError: if masks are larger than that, or an instance has a label of no class.
+        """
+        size = covered_size(size)
+        assign = partial(self.assigner, num_grids=self.num_grids, background=self.num_classes)
+        assigned, masks = [], []
+        for gt in instances:
+            whole = padded_masks(gt.masks, size, gt.labels.device)
+            assigned.append(assign(whole, gt.labels, gt.get('bboxes')))
+            masks.append(quarter_masks(whole))
+        images = zip(assigned, positives(assigned), masks, strict=True)
+        return [
+            ImageTargets(image.labels, image.num_positive, cell, instance, small)
+            for image, (cell, instance), small in images
+        ]
 
     def _mask_losses(
-        self,
-        features: MaskFeatures,
-        kernels: Tensor,
-        masks: list[Tensor],
-        positive: list[tuple[Tensor, Tensor]],
+        self, features: MaskFeatures, kernels: Tensor, targets: Sequence[ImageTargets]
     ) -> Tensor:
-        """Mask losses (p,) of all positives: of each image its cells and their instances.
-
-        Kernels are (B, cells, D), masks (n, h, w) bool of each image.
-        """
+        """Mask losses (p,) of the positives of all images, of kernels (B, cells, D)."""
         if isinstance(features, Tensor) and self.kernel_size == 1 and is_dice(self.loss_mask):
-            chosen = [image[cell] for image, (cell, _) in zip(kernels, positive, strict=True)]
-            targets = [MaskTargets(mask, of) for mask, (_, of) in zip(masks, positive, strict=True)]
-            return dice_losses(features, torch.cat(chosen), targets, self.loss_mask)
-        images = zip(per_image(features), kernels, masks, positive, strict=True)
+            chosen = [of[image.cell] for of, image in zip(kernels, targets, strict=True)]
+            masks = [MaskTargets(image.masks, image.instance) for image in targets]
+            return dice_losses(features, torch.cat(chosen), masks, self.loss_mask)
+        images = zip(per_image(features), kernels, targets, strict=True)
         return torch.cat([self._image_mask_losses(*image) for image in images])
 
     def _image_mask_losses(
-        self,
-        features: MaskFeatures,
-        kernels: Tensor,
-        masks: Tensor,
-        positive: tuple[Tensor, Tensor],
+        self, features: MaskFeatures, kernels: Tensor, targets: ImageTargets
     ) -> Tensor:
         """Mask losses (p,) of an image's p positives, by any loss and kernels of any size.
 
@@ -287,10 +287,12 @@ class SOLOv2Head(BaseModule):
         cells = CellKernels(features, kernels, self.cell_levels, self.kernel_size)
 
         def losses(cell: Tensor, instance: Tensor) -> Tensor:
-            loss = self.loss_mask(cells[cell].logits(), masks[instance], reduction_override='none')
+            logits, masks = cells[cell].logits(), targets.masks[instance]
+            loss = self.loss_mask(logits, masks, reduction_override='none')
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
-        return checkpoint_chunks(losses, masks[:1].numel() or 1, *positive)
+        pixels = targets.masks.shape[1:].numel()
+        return checkpoint_chunks(losses, pixels, targets.cell, targets.instance)
 
     # Prediction
 

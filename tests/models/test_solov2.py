@@ -363,6 +363,11 @@ def test_the_head_has_the_settings_of_testing(model):
         build(test_cfg__kernel='gaussian')
 
 
+@pytest.mark.parametrize('train_cfg', [None, {}], ids=str)
+def test_settings_of_training_may_be_there_as_in_mmdets_configs(train_cfg):
+    assert build(train_cfg=train_cfg).mask_head.num_classes == 4
+
+
 @pytest.mark.parametrize(
     ('theirs', 'ours'),
     [

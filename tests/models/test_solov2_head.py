@@ -11,10 +11,12 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmsolov2.models import solov2_head
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells
-from mmsolov2.models.targets.grid_assigner import positives
+from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
 from mmsolov2.registry import TASK_UTILS
 from mmsolov2.structures.masks import quarter_masks
 
@@ -400,12 +402,56 @@ def test_a_loss_of_single_pixels_is_their_mean_over_a_mask(copies):
     masks = torch.rand(2, *features.shape[-2:]) > 0.5
     masks = masks[..., :40].repeat(1, 1, copies)
     cell, instance = torch.tensor([3, 5, 8]), torch.tensor([0, 1, 1])
-    losses = head._mask_losses(features, kernels, [masks], [(cell, instance)])
+    targets = ImageTargets(
+        labels=None, num_positive=None, cell=cell, instance=instance, masks=masks
+    )
+    losses = head._mask_losses(features, kernels, [targets])
     logits = torch.einsum('ne,ehw->nhw', kernels[0, cell], features[0, ..., :40])
     expected = F.binary_cross_entropy_with_logits(
         logits, masks[instance][..., :40].float(), reduction='none'
     )
     torch.testing.assert_close(losses, expected.mean((1, 2)))
+
+
+def test_targets_of_a_batch_are_those_of_the_parts():
+    """Images of 121x151, padded to the size of the network's input."""
+    head = make_head()
+    instances = [one.gt_instances for one in samples_of(SOME, [], OTHERS, size=(121, 151))]
+    for gt, targets in zip(instances, head.targets(instances, IMAGE_SIZE), strict=True):
+        masks = F.pad(torch.from_numpy(gt.masks.masks).bool(), (0, 9, 0, 7))
+        assigned = head.assigner(masks, gt.labels, gt.bboxes, num_grids=GRIDS, background=4)
+        ((cell, instance),) = positives([assigned])
+        assert torch.equal(targets.labels, assigned.labels)
+        assert targets.num_positive == assigned.num_positive
+        assert torch.equal(targets.cell, cell) and torch.equal(targets.instance, instance)
+        assert torch.equal(targets.masks, quarter_masks(masks))
+        assert (len(cell) > 0) == (len(gt) > 0)
+
+
+def test_targets_of_an_input_of_any_size_are_those_of_the_mask_features():
+    """Mask features are a quarter of the input, rounded up."""
+    head = make_head()
+    instances = [one.gt_instances for one in samples_of(SOME, size=(125, 159))]
+    (found,), (expected,) = (head.targets(instances, size) for size in ((125, 159), IMAGE_SIZE))
+    assert found.masks.shape == (len(SOME), *SIZES[0])
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_losses_wait_for_the_device_in_positives_alone(monkeypatch):
+    """Once a batch: all else runs on tensors that have no values."""
+    batches = []
+
+    def known_positives(images):
+        batches.append(len(images))
+        return [(torch.arange(3), torch.zeros(3, dtype=torch.long)) for _ in images]
+
+    monkeypatch.setattr(solov2_head, 'positives', known_positives)
+    instances = [one.gt_instances for one in samples_of(SOME, OTHERS)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        head = make_head()
+        losses = head.loss_by_feat(*head(pyramid()), mask_features(), instances)
+        sum(losses.values()).backward()
+    assert batches == [2]
 
 
 def test_losses_need_no_boxes():

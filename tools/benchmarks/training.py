@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from benchmarks.inputs import Outputs
 from benchmarks.models import Runs, autocast, build_heads, build_models, pictures_of
 from mmsolov2.errors import InputError
-from mmsolov2.models.targets.grid_assigner import positives
-from mmsolov2.structures.masks import padded_masks, quarter_masks
+from mmsolov2.models.targets.grid_assigner import ImageTargets
 
 SHARE = (0.002, 0.1)  # of the picture that an instance covers, uniform in the logarithm
 LOSS_TOLERANCE = 1e-4  # relative
@@ -43,20 +42,6 @@ def made_instances(
     )
 
 
-def our_targets(head: nn.Module, instances: InstanceData, size: tuple[int, int]) -> tuple:
-    """Targets, the positives' cells and instances, and the instances' masks to train on."""
-    masks = padded_masks(instances.masks, size, instances.labels.device)
-    targets = head.assigner(
-        masks,
-        instances.labels,
-        instances.bboxes,
-        num_grids=head.num_grids,
-        background=head.num_classes,
-    )
-    ((cell, instance),) = positives([targets])
-    return targets, cell, instance, quarter_masks(masks)
-
-
 def targets_runs(args: argparse.Namespace, case: dict) -> Runs:
     """Instances of an image to targets."""
     theirs, ours = build_heads(args, case)
@@ -66,19 +51,18 @@ def targets_runs(args: argparse.Namespace, case: dict) -> Runs:
     )
     return dict(
         mmdet=lambda: theirs._get_targets_single(instances, pictures.mask_size()),
-        ours=lambda: our_targets(ours, instances, pictures.padded),
+        ours=lambda: ours.targets([instances], pictures.padded)[0],
     )
 
 
-def differing_targets(theirs: tuple, ours: tuple) -> int:
+def differing_targets(theirs: tuple, ours: ImageTargets) -> int:
     """Cells with another label and mask pixels that differ, of all positives in their order."""
     masks, labels, _, cells = theirs
-    targets, cell, instance, our_masks = ours
-    their_masks, our_masks = torch.cat(masks).bool(), our_masks[instance]
-    if their_masks.shape != our_masks.shape or sum(map(len, cells)) != len(cell):
-        return max(len(cell), 1)
+    their_masks, our_masks = torch.cat(masks).bool(), ours.masks[ours.instance]
+    if their_masks.shape != our_masks.shape or sum(map(len, cells)) != len(ours.cell):
+        return max(len(ours.cell), 1)
     their_labels = torch.cat([level.flatten() for level in labels])
-    wrong = (their_labels != targets.labels).sum() + (their_masks != our_masks).sum()
+    wrong = (their_labels != ours.labels).sum() + (their_masks != our_masks).sum()
     return int(wrong)
 
 
@@ -134,8 +118,8 @@ def with_positives(head: nn.Module, wanted: int, instances: InstanceData, size) 
     Raises:
         InputError: if all of them have fewer.
     """
-    _, _, instance, _ = our_targets(head, instances, size)
-    found = torch.bincount(instance, minlength=len(instances)).cumsum(0)
+    (targets,) = head.targets([instances], size)
+    found = torch.bincount(targets.instance, minlength=len(instances)).cumsum(0)
     if found[-1] < wanted:
         raise InputError(f'{wanted} positives cannot be made; {int(found[-1])} can')
     return instances[: int((found < wanted).sum()) + 1]

@@ -17,8 +17,8 @@ from mmsolov2.registry import TASK_UTILS
 from mmsolov2.structures.masks import center_of_mass, pixel_counts, tight_boxes
 
 
-class GridTargets(NamedTuple):
-    """Targets of one image. Cells of all levels are one axis: level by level, row by row."""
+class Assignment(NamedTuple):
+    """The cells of one image. Those of all levels are one axis: level by level, row by row."""
 
     labels: Tensor  # (cells,) int64, the background index where no instance is
     cell: Tensor  # (slots,) int64, flat cell of each slot; meaningless where not valid
@@ -26,6 +26,16 @@ class GridTargets(NamedTuple):
     valid: Tensor  # (slots,) bool, whether the slot is a positive
     num_positive: Tensor  # () int64, cells that are positive for at least one instance
     num_unknown: Tensor  # () int64, instances whose label is none from 0 up to the background's
+
+
+class ImageTargets(NamedTuple):
+    """What an image trains: the labels of its cells, and masks of n instances at p positives."""
+
+    labels: Tensor  # (cells,) int64, the background index where no instance is
+    num_positive: Tensor  # () int64, cells that are positive for at least one instance
+    cell: Tensor  # (p,) int64, the flat cell of each positive
+    instance: Tensor  # (p,) int64, the instance of each positive
+    masks: Tensor  # (n, h, w) bool, the instances at the size of the mask features
 
 
 @TASK_UTILS.register_module()
@@ -83,8 +93,8 @@ class GridAssigner:
         *,
         num_grids: Sequence[int],
         background: int,
-    ) -> GridTargets:
-        """Assign n instances, masks (n, H, W) bool, labels (n,), boxes (n, 4) xyxy: the targets.
+    ) -> Assignment:
+        """Assign n instances, masks (n, H, W) bool, labels (n,) and boxes (n, 4) xyxy, to cells.
 
         H and W are those of the padded network input, which the grids span. Without boxes those
         around the masks are taken. ``background`` is the label of cells without an instance.
@@ -135,8 +145,8 @@ def collect(
     num_cells: int,
     background: int,
     owner: str | None,
-) -> GridTargets:
-    """Gather cells and valid (levels, n, 3, 3) of n instances with labels (n,) into targets."""
+) -> Assignment:
+    """Gather cells and valid (levels, n, 3, 3) of n instances with labels (n,)."""
     instance = torch.arange(len(labels), device=labels.device)
     instance = instance[:, None, None].expand_as(cells).flatten()
     cell, valid = cells.flatten(), valid.flatten()
@@ -145,7 +155,7 @@ def collect(
     last.scatter_reduce_(0, claimed, instance, 'amax')
     if owner == 'last':
         valid = valid & (instance == last[claimed])
-    return GridTargets(
+    return Assignment(
         labels=F.pad(labels, (0, 1), value=background)[last[:-1]],  # -1: the padded last one
         cell=cell,
         instance=instance,
@@ -155,7 +165,7 @@ def collect(
     )
 
 
-def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
+def positives(images: Sequence[Assignment]) -> list[tuple[Tensor, Tensor]]:
     """Cells and instances (p,) of the p valid slots of each image, by level and instance.
 
     The one place in training that waits for the device, once a batch, to learn every p (with
@@ -164,7 +174,7 @@ def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
     Raises:
         InputError: if an instance has a label of no class.
     """
-    counts = torch.stack([torch.stack([image.valid.sum(), image.num_unknown]) for image in targets])
+    counts = torch.stack([torch.stack([image.valid.sum(), image.num_unknown]) for image in images])
     counts, unknown = counts.T.tolist()
     if any(unknown):
         raise InputError(
@@ -173,8 +183,8 @@ def positives(targets: Sequence[GridTargets]) -> list[tuple[Tensor, Tensor]]:
         )
     slots = [
         image.valid.byte().argsort(descending=True, stable=True)[:count]
-        for image, count in zip(targets, counts, strict=True)
+        for image, count in zip(images, counts, strict=True)
     ]
     return [
-        (image.cell[slot], image.instance[slot]) for image, slot in zip(targets, slots, strict=True)
+        (image.cell[slot], image.instance[slot]) for image, slot in zip(images, slots, strict=True)
     ]
