@@ -13,6 +13,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from mmengine.structures import InstanceData
 
@@ -58,6 +59,12 @@ def model():
     return detector.eval()
 
 
+@pytest.fixture
+def detector(model, device):
+    """The detector on a device."""
+    return copy.deepcopy(model).to(device)
+
+
 def sample(size, original, instances=2):
     masks = np.zeros((instances, *size), np.uint8)
     masks[:, 8:40, 12:50] = 1
@@ -78,33 +85,34 @@ def batch(model, training):
 
 
 @torch.no_grad()
-def test_forward_gives_tensors(model):
-    logits, kernels, features = model(torch.randn(2, 3, 64, 96), mode='tensor')
+def test_forward_gives_tensors(detector, device):
+    images = torch.randn(2, 3, 64, 96, device=device)
+    logits, kernels, features = detector(images, mode='tensor')
     assert [tuple(level.shape) for level in logits] == [(2, 4, s, s) for s in GRIDS]
     assert [tuple(level.shape) for level in kernels] == [(2, 64, s, s) for s in GRIDS]
     assert features.shape == (2, 64, 16, 24)
 
 
-def test_forward_gives_losses(model):
-    losses = model(**batch(model, training=True), mode='loss')
+def test_forward_gives_losses(detector):
+    losses = detector(**batch(detector, training=True), mode='loss')
     assert losses.keys() == {'loss_cls', 'loss_mask'}
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
     gradients = torch.autograd.grad(
         sum(losses.values()),
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        [parameter for parameter in detector.parameters() if parameter.requires_grad],
     )
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('rescale', [True, False])
-def test_forward_gives_predictions(model, rescale):
-    data = batch(model, training=False)
+def test_forward_gives_predictions(detector, rescale):
+    data = batch(detector, training=False)
     if rescale:
-        samples = model(**data, mode='predict')
+        samples = detector(**data, mode='predict')
         sizes = [(128, 192), (25, 30)]
     else:
-        samples = model.predict(data['inputs'], data['data_samples'], rescale=False)
+        samples = detector.predict(data['inputs'], data['data_samples'], rescale=False)
         sizes = [(64, 96), (50, 61)]
     assert samples == data['data_samples']
     for result, size in zip(samples, sizes, strict=True):
@@ -118,13 +126,13 @@ def test_forward_gives_predictions(model, rescale):
 
 
 @torch.no_grad()
-def test_predictions_are_those_of_the_parts(model):
-    data = batch(model, training=False)
-    features = model.neck(model.backbone(data['inputs']))
+def test_predictions_are_those_of_the_parts(detector):
+    data = batch(detector, training=False)
+    features = detector.neck(detector.backbone(data['inputs']))
     metas = [sample.metainfo for sample in data['data_samples']]
-    outputs = (*model.mask_head(features), model.mask_neck(features))
-    expected = model.mask_head.predict_by_feat(*outputs, metas)
-    samples = model(**data, mode='predict')
+    outputs = (*detector.mask_head(features), detector.mask_neck(features))
+    expected = detector.mask_head.predict_by_feat(*outputs, metas)
+    samples = detector(**data, mode='predict')
     for result, instances in zip(samples, expected, strict=True):
         assert torch.equal(result.pred_instances.scores, instances.scores)
         assert torch.equal(result.pred_instances.masks, instances.masks)
@@ -141,12 +149,12 @@ def test_masks_that_stayed_behind_do_not_train(model):
 
 
 @pytest.mark.parametrize('wrong', [4, 5, 200, -1])
-def test_labels_of_no_class_do_not_train(model, wrong):
-    data = batch(model, training=True)
+def test_labels_of_no_class_do_not_train(detector, wrong):
+    data = batch(detector, training=True)
     data['data_samples'][0].gt_instances.labels[1] = wrong
     message = r'from 0 to num_classes - 1, but .* have others: \[1, 0\]; give the head'
     with pytest.raises(InputError, match=message):
-        model(**data, mode='loss')
+        detector(**data, mode='loss')
 
 
 def test_the_last_class_trains(model):
@@ -173,16 +181,15 @@ def test_a_finest_level_that_is_not_at_stride_4(training, compile, separated):
 
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(64, 96), (63, 95), (61, 93), (33, 62), (40, 19)], ids=str)
-def test_images_of_any_size_have_features_of_a_quarter_rounded_up(model, size):
+def test_images_of_any_size_have_features_of_a_quarter_rounded_up(detector, device, size):
     """Without padding, as ``pad_size_divisor=1`` gives them."""
-    instances = InstanceData(
-        masks=BitmapMasks(np.ones((1, *size), np.uint8), *size), labels=torch.tensor([1])
-    )
+    masks = BitmapMasks(np.ones((1, *size), np.uint8), *size)
+    instances = InstanceData(masks=masks, labels=torch.tensor([1], device=device))
     meta = dict(img_shape=size, ori_shape=(40, 30))
     samples = [DetDataSample(gt_instances=instances, metainfo=meta)]
-    images = torch.randn(1, 3, *size)
-    assert all(loss.isfinite() for loss in model.loss(images, samples).values())
-    assert model.predict(images, samples)[0].pred_instances.masks.shape[1:] == (40, 30)
+    images = torch.randn(1, 3, *size, device=device)
+    assert all(loss.isfinite() for loss in detector.loss(images, samples).values())
+    assert detector.predict(images, samples)[0].pred_instances.masks.shape[1:] == (40, 30)
 
 
 @torch.no_grad()
@@ -228,7 +235,7 @@ def test_predictions_need_a_sample_for_every_image(model):
 
 def twin(model, **settings):
     """The same weights under other settings."""
-    other = build(**settings)
+    other = build(**settings).to(next(model.parameters()).device)
     other.load_state_dict(model.state_dict())
     return other.eval()
 
@@ -248,20 +255,20 @@ def results_of(model):
 @pytest.mark.parametrize(
     'settings', [dict(channels_last=True), dict(compile=dict(backend='eager'))], ids=str
 )
-def test_options_that_change_nothing(model, settings):
-    other = twin(model, **settings)
-    for name, loss in losses_of(model).items():
-        torch.testing.assert_close(losses_of(other)[name], loss)
-    for one, two in zip(results_of(other), results_of(model), strict=True):
-        torch.testing.assert_close(one.scores, two.scores)
+def test_options_that_change_nothing(detector, settings):
+    other = twin(detector, **settings)
+    for name, loss in losses_of(detector).items():
+        torch.testing.assert_close(losses_of(other)[name], loss, rtol=1e-5, atol=1e-5)
+    for one, two in zip(results_of(other), results_of(detector), strict=True):
+        torch.testing.assert_close(one.scores, two.scores, rtol=1e-5, atol=1e-5)
         assert (one.masks != two.masks).float().mean() < 1e-4
 
 
-def test_channels_last_reaches_activations(model):
+def test_channels_last_reaches_activations(detector, device):
     seen = []
-    other = twin(model, channels_last=True)
+    other = twin(detector, channels_last=True)
     other.backbone.register_forward_hook(lambda module, inputs, output: seen.extend(output))
-    other(torch.randn(2, 3, 64, 96), mode='tensor')
+    other(torch.randn(2, 3, 64, 96, device=device), mode='tensor')
     layout = torch.channels_last
     assert seen and all(level.is_contiguous(memory_format=layout) for level in seen)
     assert not any(level.is_contiguous() for level in seen)
@@ -271,13 +278,13 @@ def test_channels_last_reaches_activations(model):
 @torch.no_grad()
 @pytest.mark.filterwarnings('ignore:.*float16')
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_half_precision_is_for_prediction_alone(model, dtype):
-    other, types = twin(model, predict_dtype=dtype), []
-    other.mask_neck.register_forward_hook(lambda module, inputs, out: types.append(out.dtype))
-    for one, two in zip(results_of(other), results_of(model), strict=True):
+def test_half_precision_is_for_prediction_alone(detector, dtype):
+    other, types = twin(detector, predict_dtype=dtype), []
+    other.neck.register_forward_hook(lambda module, inputs, out: types.append(out[0].dtype))
+    for one, two in zip(results_of(other), results_of(detector), strict=True):
         assert one.scores.dtype == torch.float32
         assert abs(one.scores[0] - two.scores[0]) < 0.05
-    for name, loss in losses_of(model).items():
+    for name, loss in losses_of(detector).items():
         torch.testing.assert_close(losses_of(other)[name], loss)
     assert types == [getattr(torch, dtype), torch.float32, torch.float32]
 
@@ -290,6 +297,43 @@ def test_float16_warns_on_a_cpu(model, dtype, count):
     assert [str(one.message).partition(' takes')[0] for one in seen] == [
         "SOLOv2: predict_dtype='float16'"
     ] * count
+
+
+def steps(detector, wrapper, count=6):
+    """Losses of some training steps on the same images."""
+    for _ in range(count):
+        torch.manual_seed(1)
+        images = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+        data = dict(inputs=[images], data_samples=[sample((64, 96), (64, 96))])
+        yield {name: loss.item() for name, loss in detector.train_step(data, wrapper).items()}
+
+
+def test_training_under_bfloat16_learns(detector):
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9)
+    wrapper = OptimWrapper(optimizer)
+    with torch.autocast(next(detector.parameters()).device.type, dtype=torch.bfloat16):
+        history = list(steps(detector, wrapper))
+    assert all(np.isfinite(loss) for losses in history for loss in losses.values())
+    assert history[-1]['loss'] < 0.9 * history[0]['loss']
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('separated', [False, True])
+def test_mixed_precision_with_a_gradient_scaler_learns(dtype, separated):
+    """As ``--amp`` trains: it also unscales gradients, clips them, and skips what overflowed."""
+    detector = (build_separate if separated else build)().to('cuda')
+    detector.init_weights()
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9)
+    clip = dict(max_norm=35, norm_type=2)
+    wrapper = AmpOptimWrapper(optimizer=optimizer, dtype=dtype, clip_grad=clip)
+    before = detector.mask_head.conv_kernel.weight.clone()
+    history = list(steps(detector, wrapper, count=12))
+    assert all(np.isfinite(loss) for losses in history for loss in losses.values())
+    assert history[-1]['loss'] < 0.9 * history[0]['loss']
+    assert wrapper.loss_scaler.get_scale() >= 2**8
+    weight = detector.mask_head.conv_kernel.weight
+    assert weight.dtype == torch.float32 and not torch.equal(weight, before)
 
 
 def test_a_compiled_network_trains_and_is_compiled_once(model):
@@ -347,8 +391,9 @@ def test_unknown_precision():
 
 
 @pytest.mark.parametrize(('kernel_size', 'channels'), [(1, 32), (3, 288)])
-def test_mask_channels_follow_the_mask_neck(kernel_size, channels):
+def test_mask_channels_follow_the_mask_neck(kernel_size, channels, device):
     detector = build(mask_neck__out_channels=32, mask_head__kernel_size=kernel_size).eval()
+    detector.to(device)
     assert detector.mask_head.conv_kernel.out_channels == channels
     losses = detector(**batch(detector, training=True), mode='loss')
     assert all(loss.isfinite() for loss in losses.values())
@@ -430,8 +475,8 @@ def build_separate(num_levels=5, **settings):
     return build(mask_neck=neck, **settings)
 
 
-def test_separate_features_train_and_predict():
-    detector = build_separate()
+def test_separate_features_train_and_predict(device):
+    detector = build_separate().to(device)
     losses = detector(**batch(detector, True), mode='loss')
     sum(losses.values()).backward()
     assert all(one.grad is not None for one in detector.mask_neck.parameters())

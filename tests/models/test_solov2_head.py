@@ -56,15 +56,15 @@ def lively_head(**settings):
     return head.eval()
 
 
-def pyramid(batch=2):
-    return [torch.randn(batch, 32, *size) for size in SIZES]
+def pyramid(batch=2, device='cpu'):
+    return [torch.randn(batch, 32, *size, device=device) for size in SIZES]
 
 
-def mask_features(batch=2, channels=64):
-    return torch.randn(batch, channels, *SIZES[0])
+def mask_features(batch=2, channels=64, device='cpu'):
+    return torch.randn(batch, channels, *SIZES[0], device=device)
 
 
-def samples_of(*rectangles, size=IMAGE_SIZE):
+def samples_of(*rectangles, size=IMAGE_SIZE, device='cpu'):
     """One sample an image, its instances rectangles (x1, y1, x2, y2) with labels 0, 1, 2, …"""
     samples = []
     for image in rectangles:
@@ -76,7 +76,7 @@ def samples_of(*rectangles, size=IMAGE_SIZE):
             bboxes=torch.tensor(image).float().view(-1, 4),
             labels=torch.arange(len(image)) % 4,
         )
-        samples.append(DetDataSample(gt_instances=instances))
+        samples.append(DetDataSample(gt_instances=instances.to(device)))
     return samples
 
 
@@ -208,7 +208,7 @@ def predict_level(parameters, x, grid, use_coords):
     if use_coords:
         column = torch.linspace(-1, 1, width).expand(batch, 1, height, width)
         row = torch.linspace(-1, 1, height)[:, None].expand(batch, 1, height, width)
-        x = torch.cat([x, column, row], 1)
+        x = torch.cat([x, column.to(x), row.to(x)], 1)
     x = F.interpolate(x, size=(grid, grid), mode='bilinear')
     category = tower(parameters, 'cls_convs', x[:, :channels])
     kernel = tower(parameters, 'kernel_convs', x)
@@ -222,11 +222,11 @@ def predict_level(parameters, x, grid, use_coords):
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @pytest.mark.parametrize('use_coords', [True, False])
-def test_layers_equal_plain_functions(use_coords, kernel_size):
-    head = make_head(use_coords=use_coords, kernel_size=kernel_size)
+def test_layers_equal_plain_functions(use_coords, kernel_size, device):
+    head = make_head(use_coords=use_coords, kernel_size=kernel_size).to(device)
     for parameter in head.parameters():
         nn.init.normal_(parameter)
-    features = pyramid()
+    features = pyramid(device=device)
     with torch.no_grad():
         logits, kernels = head(features)
     halved = F.interpolate(features[0], scale_factor=0.5, mode='bilinear')
@@ -238,7 +238,8 @@ def test_layers_equal_plain_functions(use_coords, kernel_size):
         assert kernels[i].shape == (2, 64 * kernel_size**2, grid, grid)
         torch.testing.assert_close(logits[i], expected[0], rtol=1e-4, atol=1e-3)
         if kernel_size == 3:
-            expected[1] *= torch.tensor(64 * [*[1 / 9] * 4, 1, *[1 / 9] * 4])[:, None, None]
+            taps = torch.tensor(64 * [*[1 / 9] * 4, 1, *[1 / 9] * 4], device=device)
+            expected[1] *= taps[:, None, None]
         torch.testing.assert_close(kernels[i], expected[1], rtol=1e-4, atol=1e-3)
 
 
@@ -272,12 +273,15 @@ def dice_loss(logits, target):
 
 
 @pytest.mark.parametrize('size', [IMAGE_SIZE, (121, 151)], ids=['exact', 'padded'])
-def test_losses_equal_loops_over_cells(size):
+def test_losses_equal_loops_over_cells(size, device):
     head, features = lively_head(), mask_features()
     samples = samples_of(SOME, OTHERS, size=size)
     logits, kernels = head(pyramid())
-    losses = head.loss_by_feat(
-        logits, kernels, features, [sample.gt_instances for sample in samples]
+    losses = head.to(device).loss_by_feat(
+        [level.to(device) for level in logits],
+        [level.to(device) for level in kernels],
+        features.to(device),
+        [sample.gt_instances.to(device) for sample in samples],
     )
     category, mask, num_positive, num_pairs = 0, 0, 0, 0
     for b, sample in enumerate(samples):
@@ -298,8 +302,10 @@ def test_losses_equal_loops_over_cells(size):
         num_positive += targets.num_positive
         num_pairs += len(positive)
     assert num_pairs > num_positive > 12
-    torch.testing.assert_close(losses['loss_cls'], category / (num_positive + 1))
-    torch.testing.assert_close(losses['loss_mask'], 3 * mask / num_positive)
+    tolerance = dict(rtol=1e-5, atol=1e-5) if device.type == 'cuda' else {}
+    loss_cls, loss_mask = (losses[name].cpu() for name in ('loss_cls', 'loss_mask'))
+    torch.testing.assert_close(loss_cls, category / (num_positive + 1), **tolerance)
+    torch.testing.assert_close(loss_mask, 3 * mask / num_positive, **tolerance)
 
 
 BATCHES = {
@@ -313,10 +319,10 @@ BATCHES = {
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @pytest.mark.parametrize('images', BATCHES.values(), ids=BATCHES)
-def test_every_parameter_gets_a_gradient(images, kernel_size):
-    head, neck = make_head(kernel_size=kernel_size), make_mask_neck()
-    features = pyramid(len(images))
-    losses = losses_of(head, features, neck(features), samples_of(*images))
+def test_every_parameter_gets_a_gradient(images, kernel_size, device):
+    head, neck = make_head(kernel_size=kernel_size).to(device), make_mask_neck().to(device)
+    features = pyramid(len(images), device)
+    losses = losses_of(head, features, neck(features), samples_of(*images, device=device))
     assert losses.keys() == {'loss_cls', 'loss_mask'}
     assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
     assert (losses['loss_mask'] > 0) == (SOME in images)
@@ -353,10 +359,10 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize('variant', VARIANTS.values(), ids=VARIANTS)
-def test_the_losses_fall(variant):
-    head, neck = make_head(**variant[0]), make_mask_neck(**variant[1])
+def test_the_losses_fall(variant, device):
+    head, neck = make_head(**variant[0]).to(device), make_mask_neck(**variant[1]).to(device)
     optimizer = torch.optim.SGD([*head.parameters(), *neck.parameters()], lr=0.05, momentum=0.9)
-    features, samples = pyramid(), samples_of(SOME, OTHERS)
+    features, samples = pyramid(device=device), samples_of(SOME, OTHERS, device=device)
     history = []
     for _ in range(8):
         losses = losses_of(head, features, neck(features), samples)
@@ -368,25 +374,25 @@ def test_the_losses_fall(variant):
     assert history[-1]['loss_mask'] < history[0]['loss_mask']
 
 
-def test_losses_under_autocast_are_close_to_those_in_float32():
-    head, neck, features = lively_head(), make_mask_neck(), pyramid()
-    samples = samples_of(SOME, OTHERS)
+def test_losses_under_autocast_are_close_to_those_in_float32(device):
+    head, neck = lively_head().to(device), make_mask_neck().to(device)
+    features, samples = pyramid(device=device), samples_of(SOME, OTHERS, device=device)
     expected = losses_of(head, features, neck(features), samples)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         losses = losses_of(head, features, neck(features), samples)
     for name, loss in losses.items():
         torch.testing.assert_close(loss.float(), expected[name], rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_the_mask_loss_of_half_precision_outputs_is_computed_in_float32(dtype):
+def test_the_mask_loss_of_half_precision_outputs_is_computed_in_float32(dtype, device):
     """Features that the type holds exactly, and kernels that each take one channel of them."""
-    head, features = make_head(), mask_features().to(dtype)
-    logits = [torch.zeros(2, 4, grid, grid) for grid in GRIDS]
-    kernels = [torch.zeros(2, 64, grid, grid) for grid in GRIDS]
+    head, features = make_head().to(device), mask_features(device=device).to(dtype)
+    logits = [torch.zeros(2, 4, grid, grid, device=device) for grid in GRIDS]
+    kernels = [torch.zeros(2, 64, grid, grid, device=device) for grid in GRIDS]
     for level in kernels:
         level[:, 5] = 1
-    instances = [sample.gt_instances for sample in samples_of(SOME, OTHERS)]
+    instances = [one.gt_instances for one in samples_of(SOME, OTHERS, device=device)]
     expected = head.loss_by_feat(logits, kernels, features.float(), instances)['loss_mask']
     halves = [level.to(dtype) for level in kernels]
     loss = head.loss_by_feat(logits, halves, features, instances)['loss_mask']
@@ -562,19 +568,22 @@ class Drawing:
         self.kernels[level][(0, channel, *cell)] = 1
         return self
 
-    def results(self, meta=None, *, rescale=True, **test_cfg):
-        head = make_head(mask_channels=len(self.features[0]), test_cfg=test_cfg)
+    def results(self, meta=None, *, rescale=True, device='cpu', **test_cfg):
+        """The results of a device, on the CPU."""
+        head = make_head(mask_channels=len(self.features[0]), test_cfg=test_cfg).to(device)
         metas = [meta or dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)]
-        outputs = (self.logits, self.kernels, self.features)
-        return head.predict_by_feat(*outputs, metas, rescale=rescale)[0]
+        logits, kernels = ([one.to(device) for one in some] for some in (self.logits, self.kernels))
+        outputs = (logits, kernels, self.features.to(device))
+        return head.predict_by_feat(*outputs, metas, rescale=rescale)[0].cpu()
 
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def test_a_drawn_rectangle():
-    results = Drawing().add(1, (4, 12), (8, 20), label=2, logit=1.5).results()
+def test_a_drawn_rectangle(device):
+    drawing = Drawing().add(1, (4, 12), (8, 20), label=2, logit=1.5)
+    results = drawing.results(device=device)
     assert results.labels.tolist() == [2]
     assert results.bboxes.tolist() == [[32, 16, 80, 48]]
     assert results.masks.shape == (1, *IMAGE_SIZE)
@@ -582,11 +591,11 @@ def test_a_drawn_rectangle():
     torch.testing.assert_close(results.scores, torch.tensor([sigmoid(1.5)]))
 
 
-def test_sizes_of_the_network_and_of_the_image():
+def test_sizes_of_the_network_and_of_the_image(device):
     drawing = Drawing().add(1, (4, 12), (8, 20))
     meta = dict(img_shape=(120, 150), ori_shape=(240, 75))
-    assert drawing.results(meta).bboxes.tolist() == [[16, 32, 40, 96]]
-    network = drawing.results(meta, rescale=False)
+    assert drawing.results(meta, device=device).bboxes.tolist() == [[16, 32, 40, 96]]
+    network = drawing.results(meta, rescale=False, device=device)
     assert network.bboxes.tolist() == [[32, 16, 80, 48]]
     assert network.masks.shape == (1, 120, 150)
 
@@ -598,12 +607,12 @@ def test_the_score_is_that_of_the_category_times_the_mean_of_the_mask():
 
 
 @pytest.mark.parametrize(('level', 'stride'), [(0, 8), (1, 8), (2, 16), (3, 32), (4, 32)], ids=str)
-def test_masks_need_more_pixels_than_the_stride_of_their_level(level, stride):
+def test_masks_need_more_pixels_than_the_stride_of_their_level(level, stride, device):
     as_many = Drawing().add(0, (0, 1), (0, stride), level=level)
-    assert len(as_many.results()) == 0
+    assert len(as_many.results(device=device)) == 0
     more = Drawing().add(0, (0, 1), (0, stride), level=level)
     more.features[0, 0, 1, 0] = 20
-    assert len(more.results()) == 1
+    assert len(more.results(device=device)) == 1
 
 
 @pytest.mark.parametrize(('smallest', 'found'), [(None, 0), (4, 0), (3, 1), (1, 1)])
@@ -616,13 +625,14 @@ def test_an_empty_mask_is_no_result_however_small_masks_may_be():
     assert len(Drawing().add(0, (0, 0), (0, 0)).results(min_mask_pixels=1)) == 0
 
 
-def test_the_nms_of_the_config_is_used():
+def test_the_nms_of_the_config_is_used(device):
     """Masks of 64 and 56 pixels, one inside the other, of two classes."""
     drawing = Drawing().add(0, (0, 8), (0, 8), cell=(0, 0), label=0)
     drawing.add(1, (0, 8), (0, 7), cell=(4, 4), label=1, logit=1.0)
     hard = dict(type='mmsolov2.HardMaskNMS', iou_thr=0.5)
-    assert drawing.results(nms=hard).labels.tolist() == [0, 1]
-    assert drawing.results(nms=dict(**hard, class_agnostic=True)).labels.tolist() == [0]
+    assert drawing.results(nms=hard, device=device).labels.tolist() == [0, 1]
+    agnostic = drawing.results(nms=dict(**hard, class_agnostic=True), device=device)
+    assert agnostic.labels.tolist() == [0]
 
 
 @TASK_UTILS.register_module()
@@ -637,11 +647,12 @@ class FadingNMS(nn.Module):
         return scores * self.weight
 
 
-def test_an_nms_may_be_a_module():
+def test_an_nms_may_be_a_module(device):
     """With weights that are saved, loaded and moved as the head's others."""
     drawing = Drawing().add(0, (0, 8), (0, 8), logit=0.0)
     nms = dict(type='mmsolov2.FadingNMS')
-    torch.testing.assert_close(drawing.results(nms=nms).scores, torch.tensor([0.25]))
+    results = drawing.results(nms=nms, device=device)
+    torch.testing.assert_close(results.scores.detach(), torch.tensor([0.25]))
     head, other = (make_head(test_cfg=dict(nms=dict(nms, weight=one))) for one in (0.25, 0.5))
     other.load_state_dict(head.state_dict(), strict=True)
     assert copy.deepcopy(other).double().nms.weight.dtype == torch.float64
@@ -655,8 +666,8 @@ def test_an_nms_module_must_take_what_the_head_gives():
         make_head(test_cfg=dict(nms=dict(type='mmsolov2.Blind')))
 
 
-def test_an_empty_mask_is_no_result():
-    results = Drawing().add(0, (0, 0), (0, 0)).results()
+def test_an_empty_mask_is_no_result(device):
+    results = Drawing().add(0, (0, 0), (0, 0)).results(device=device)
     types = {name: (value.dtype, value.shape) for name, value in results.items()}
     assert types == dict(
         scores=(torch.float32, (0,)),
@@ -672,9 +683,9 @@ def test_only_the_higher_of_two_neighbouring_cells_counts():
     assert drawing.results().bboxes.tolist() == [[0, 0, 32, 32]]
 
 
-def test_a_cell_may_be_of_two_classes():
+def test_a_cell_may_be_of_two_classes(device):
     drawing = Drawing().add(0, (0, 8), (0, 8), label=3).add(0, (0, 8), (0, 8), label=1, logit=1.0)
-    results = drawing.results()
+    results = drawing.results(device=device)
     assert results.labels.tolist() == [3, 1]
     torch.testing.assert_close(results.scores, torch.tensor([sigmoid(2), sigmoid(1)]))
 
@@ -700,29 +711,29 @@ def three():
     ],
     ids=str,
 )
-def test_thresholds_and_limits(test_cfg, labels):
-    assert three().results(**test_cfg).labels.tolist() == labels
+def test_thresholds_and_limits(test_cfg, labels, device):
+    assert three().results(**test_cfg, device=device).labels.tolist() == labels
 
 
-def test_rescored_results_are_ranked_again():
+def test_rescored_results_are_ranked_again(device):
     """A duplicate of the best is left with exp(-2) of its score, below the third."""
     drawing = three().add(1, (0, 8), (20, 28), cell=(3, 3), logit=1.9, label=1)
-    results = drawing.results()
+    results = drawing.results(device=device)
     assert results.labels.tolist() == [1, 0, 2, 1]
     torch.testing.assert_close(results.scores[3].item(), sigmoid(1.9) * math.exp(-2))
     linear = dict(type='mmsolov2.MatrixNMS', kernel='linear')
-    assert drawing.results(nms=linear).labels.tolist() == [1, 0, 2]
-    assert drawing.results(max_per_img=3).labels.tolist() == [1, 0, 2]
+    assert drawing.results(nms=linear, device=device).labels.tolist() == [1, 0, 2]
+    assert drawing.results(max_per_img=3, device=device).labels.tolist() == [1, 0, 2]
 
 
-def test_the_mask_threshold_holds_everywhere():
+def test_the_mask_threshold_holds_everywhere(device):
     """Around the core, 4 to 12, the mask is sigmoid(1) = 0.73: at 0.8 only the core is inside.
 
     Outer edges lose a pixel, for 5/8 of 0.73 is under 0.5; inner ones gain it: 0.73 + 3/8 of 0.27.
     """
     drawing = Drawing().add(0, (0, 16), (0, 16), inside=1.0)
     drawing.features[0, 0, 4:12, 4:12] = 20
-    loose, strict = drawing.results(mask_thr=0.5), drawing.results(mask_thr=0.8)
+    loose, strict = (drawing.results(mask_thr=thr, device=device) for thr in (0.5, 0.8))
     assert loose.bboxes.tolist() == [[0, 0, 63, 63]]
     assert strict.bboxes.tolist() == [[15, 15, 49, 49]]
     torch.testing.assert_close(strict.scores, torch.tensor([sigmoid(2)]))
@@ -730,28 +741,28 @@ def test_the_mask_threshold_holds_everywhere():
     torch.testing.assert_close(loose.scores, torch.tensor([sigmoid(2) * mean]))
 
 
-def test_masks_of_the_threshold_are_what_suppresses():
+def test_masks_of_the_threshold_are_what_suppresses(device):
     """Two cores side by side in the same surroundings, which overlap in full below 0.73."""
     drawing = Drawing().add(0, (0, 16), (0, 16), inside=1.0)
     drawing.add(1, (0, 16), (0, 16), inside=1.0, cell=(5, 5), logit=1.5)
     drawing.features[0, 0, :8, :8] = drawing.features[0, 1, 8:16, 8:16] = 20
-    strict = drawing.results(mask_thr=0.8)
+    strict = drawing.results(mask_thr=0.8, device=device)
     torch.testing.assert_close(strict.scores, torch.tensor([sigmoid(2), sigmoid(1.5)]))
-    loose = drawing.results(mask_thr=0.5)
+    loose = drawing.results(mask_thr=0.5, device=device)
     mean = (64 + 192 * sigmoid(1)) / 256
     expected = [sigmoid(2) * mean, sigmoid(1.5) * mean * math.exp(-2)]
     torch.testing.assert_close(loose.scores, torch.tensor(expected))
 
 
-def test_outputs_in_half_precision_are_processed_in_float32():
+def test_outputs_in_half_precision_are_processed_in_float32(device):
     """Outputs that bfloat16 holds exactly, and masks whose means it would round."""
     drawing = three()
     drawing.features[0, :3] = torch.randn(3, *SIZES[0]).bfloat16().float()
-    expected = drawing.results()
+    expected = drawing.results(device=device)
     drawing.logits = [level.bfloat16() for level in drawing.logits]
     drawing.kernels = [level.bfloat16() for level in drawing.kernels]
     drawing.features = drawing.features.bfloat16()
-    results = drawing.results()
+    results = drawing.results(device=device)
     assert len(results) == len(expected) == 3
     assert results.scores.dtype == torch.float32
     torch.testing.assert_close(results.scores, expected.scores)
@@ -764,10 +775,10 @@ def metas(count, size=IMAGE_SIZE):
 
 
 @torch.no_grad()
-def test_predictions_under_autocast_are_finite():
-    head, features = lively_head(), pyramid()
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        results = predict(head, features, mask_features(), metas(2))
+def test_predictions_under_autocast_are_finite(device):
+    head, features = lively_head().to(device), pyramid(device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        results = predict(head, features, mask_features(device=device), metas(2))
     for image in results:
         assert len(image) > 5
         assert image.scores.dtype == torch.float32
@@ -777,11 +788,11 @@ def test_predictions_under_autocast_are_finite():
 
 @torch.no_grad()
 @pytest.mark.parametrize('kernel_size', [1, 3])
-def test_predictions_do_not_depend_on_the_batch(kernel_size):
+def test_predictions_do_not_depend_on_the_batch(kernel_size, device):
     """In float64, so that no pixel is close enough to the threshold to differ."""
-    head = lively_head(kernel_size=kernel_size).double()
-    features = [level.double() for level in pyramid()]
-    masks = mask_features().double()
+    head = lively_head(kernel_size=kernel_size).double().to(device)
+    features = [level.double() for level in pyramid(device=device)]
+    masks = mask_features(device=device).double()
     together = predict(head, features, masks, metas(2))
     for i, result in enumerate(together):
         one = slice(i, i + 1)
@@ -808,9 +819,10 @@ def test_an_image_without_instances_beside_one_with_some():
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @pytest.mark.parametrize('kind', [MaskFeatureNeck, SeparateMaskFeatureNeck])
-def test_features_of_another_type_than_kernels_are_taken_as_these(kind, kernel_size):
+def test_features_of_another_type_than_kernels_are_taken_as_these(kind, kernel_size, device):
     """CUDA's autocast gives mask features in float32, as they come out of GroupNorm."""
-    head, neck, levels = lively_head(kernel_size=kernel_size), make_mask_neck(kind=kind), pyramid()
+    head, neck = lively_head(kernel_size=kernel_size), make_mask_neck(kind=kind)
+    head, neck, levels = head.to(device), neck.to(device), pyramid(device=device)
     logits, kernels = head(levels)
     kernels = [level.bfloat16() for level in kernels]
     features = neck(levels)
@@ -867,10 +879,11 @@ def test_predictions_of_separate_features_do_not_depend_on_the_batch():
 @pytest.mark.parametrize(
     'settings', [dict(kernel_size=3), dict(kernel_size=5), dict(use_coords=False)], ids=str
 )
-def test_masks_of_every_variant_have_the_size_of_the_image(settings):
-    head = lively_head(**settings)
+def test_masks_of_every_variant_have_the_size_of_the_image(settings, device):
+    head = lively_head(**settings).to(device)
     for rescale, size in ((True, (256, 320)), (False, IMAGE_SIZE)):
-        (result,) = predict(head, pyramid(1), mask_features(1), metas(1), rescale=rescale)
+        outputs = pyramid(1, device), mask_features(1, device=device)
+        (result,) = predict(head, *outputs, metas(1), rescale=rescale)
         assert len(result) > 5
         assert result.masks.shape[1:] == size
         assert result.masks.flatten(1).any(1).all()
@@ -888,9 +901,9 @@ def test_a_3x3_kernel_shifts_a_drawn_rectangle():
 
 
 @torch.no_grad()
-def test_rle_results():
-    features, masks = pyramid(1), mask_features(1)
-    head = lively_head()
+def test_rle_results(device):
+    features, masks = pyramid(1, device), mask_features(1, device=device)
+    head = lively_head().to(device)
     (bitmaps,) = predict(head, features, masks, metas(1))
     head.test_cfg['mask_format'] = 'rle'
     (rles,) = predict(head, features, masks, metas(1))

@@ -16,11 +16,11 @@ def peaks_by_loops(scores):
     return out
 
 
-def test_peaks_equal_loops():
+def test_peaks_equal_loops(device):
     scores = torch.randint(0, 20, (2, 3, 7, 7)) / 20
     expected = peaks_by_loops(scores)
     assert 0 < (expected == scores).float().mean() < 1
-    assert torch.equal(points_nms(scores), expected)
+    assert torch.equal(points_nms(scores.to(device)).cpu(), expected)
 
 
 def test_peaks_by_hand():
