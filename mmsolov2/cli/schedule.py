@@ -18,7 +18,10 @@ def schedule_options(config: Config, epochs: int) -> dict[str, int | list[int]]:
     if 'max_epochs' not in config.train_cfg:
         raise InputError(f'{config.filename}: --epochs needs a config that trains in epochs')
     share = epochs / config.train_cfg.max_epochs
-    options = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs}
+    options: dict[str, int | list[int]] = {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+    }
     for index, scheduler in enumerate(config.param_scheduler):
         if scheduler.get('by_epoch', True):
             scaled = scaled_scheduler(scheduler, share)
@@ -30,7 +33,9 @@ def scaled_scheduler(scheduler: Mapping, share: float) -> dict[str, int | list[i
     """The epochs in a scheduler's settings times a factor; it stays at least one epoch long."""
     least = dict(begin=0, end=round(scheduler.get('begin', 0) * share) + 1, T_max=1)
     names = [name for name in least if name in scheduler]
-    scaled = {name: max(round(scheduler[name] * share), least[name]) for name in names}
+    scaled: dict[str, int | list[int]] = {
+        name: max(round(scheduler[name] * share), least[name]) for name in names
+    }
     if 'milestones' in scheduler:
         scaled['milestones'] = [max(round(one * share), 1) for one in scheduler['milestones']]
     return scaled

@@ -1,8 +1,9 @@
 """The SOLOv2 detector: backbone, neck, mask neck and mask head."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -77,7 +78,7 @@ def checked_dtype(predict_dtype: str | None) -> torch.dtype | None:
         raise ValueError(
             f'SOLOv2: predict_dtype must be None or one of {sorted(DTYPES)}, not {predict_dtype!r}'
         )
-    return DTYPES.get(predict_dtype)
+    return DTYPES[predict_dtype] if predict_dtype else None
 
 
 def checked_compile_options(compile: bool | dict | None) -> dict | None:
@@ -136,7 +137,7 @@ class SOLOv2(BaseDetector):
         self.channels_last = channels_last
         self.predict_dtype = checked_dtype(predict_dtype)
         self.compile_options = checked_compile_options(compile)
-        self._compiled = None  # until the first images
+        self._compiled: Callable[..., tuple] | None = None  # until the first images
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.mask_neck = MODELS.build(mask_neck)
@@ -202,7 +203,7 @@ class SOLOv2(BaseDetector):
         Raises:
             InputError: if the mask features are not a quarter of the images' size, rounded up.
         """
-        forward = self._forward
+        forward: Callable[..., tuple] = self._forward
         if self.compile_options is not None:
             self._compiled = self._compiled or torch.compile(forward, **self.compile_options)
             forward = self._compiled
@@ -214,7 +215,7 @@ class SOLOv2(BaseDetector):
         """What copies and pickles take: all but the compiled network, which has these weights."""
         return {**self.__dict__, '_compiled': None}
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Take mmdet's names for the mask features; refuse weights of which none fits."""
         renamed = with_mask_neck(state_dict if prefix else state_dict_of(state_dict), prefix)
         state_dict.clear()

@@ -9,7 +9,7 @@ backward pass computes each strip again. Other losses go by chunks of positives.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.losses import DiceLoss
@@ -32,7 +32,9 @@ class MaskTargets(NamedTuple):
 
 def is_dice(loss: nn.Module) -> bool:
     """Whether the loss is the paper's: mmdet's DiceLoss, of logits, with squares below."""
-    return type(loss) is DiceLoss and loss.activate and loss.use_sigmoid and not loss.naive_dice
+    return (
+        type(loss) is DiceLoss and bool(loss.activate and loss.use_sigmoid) and not loss.naive_dice
+    )
 
 
 def dice_losses(
@@ -58,7 +60,9 @@ class DiceSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets]) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets]
+    ) -> Tensor:
         ctx.save_for_backward(features, kernels)
         ctx.targets = targets
         counts = [len(image.instance) for image in targets]
@@ -67,7 +71,7 @@ class DiceSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_sums: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, Tensor, None]:
         features, kernels = ctx.saved_tensors
         grad_features = torch.empty_like(features)
         counts = [len(image.instance) for image in ctx.targets]
@@ -79,7 +83,7 @@ class DiceSums(torch.autograd.Function):
 
 def dice_sums(features: Tensor, kernels: Tensor, targets: MaskTargets) -> Tensor:
     """Σ m·t and Σ m² (2, p) of features (E, h, w) and kernels (p, E) of an image."""
-    sums = 0
+    sums = torch.zeros(2, len(kernels), device=kernels.device)
     for part, masks in strips(len(kernels), features, targets.masks):
         m = probabilities(part.flatten(1).to(kernels.dtype), kernels)
         t = masks.flatten(1)[targets.instance]

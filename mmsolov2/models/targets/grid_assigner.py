@@ -111,8 +111,8 @@ class GridAssigner:
             cells.append(first + near)
             valid.append(touched & here[:, None, None])
             first += grid * grid
-        cells, valid = torch.stack(cells), torch.stack(valid)
-        return collect(cells, valid, labels, first, background, self.owner)
+        slots = torch.stack(cells), torch.stack(valid)
+        return collect(*slots, labels, first, background, self.owner)
 
 
 def cells_near(
