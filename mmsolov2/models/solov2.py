@@ -17,7 +17,7 @@ from mmsolov2.registry import MODELS
 from mmsolov2.structures.masks import MASK_STRIDE
 
 
-def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: nn.Module) -> None:
+def check_fit(neck: nn.Module, mask_neck: nn.Module, mask_head: SOLOv2Head) -> None:
     """Raise ValueError unless the parts of a SOLOv2 agree on channels and levels."""
     if mask_head.mask_channels != mask_neck.out_channels:
         raise ValueError(
