@@ -18,7 +18,6 @@ import copy
 import faulthandler
 import io
 import json
-import logging
 import math
 import random
 import re
@@ -36,7 +35,6 @@ import torch
 import mmsolov2  # noqa: F401  isort:skip  (first: it lets mmdet be imported on mmcv-lite)
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from pycocotools import mask as coco_mask
 
 from mmsolov2.cli.arguments import tool_parser
 from mmsolov2.cli.errors import exit_with_message
@@ -62,12 +60,6 @@ JUNK = (
     [1, 2, 3, 4, 5, 6], ['1'], [[1, 2, 3, 4]], {}, {'x': 1}, {'counts': []}, {'counts': 'x'},
     {'size': [HEIGHT, WIDTH], 'counts': [5]}, {'size': [10**9, 10**9], 'counts': [10**18]},
 )  # fmt: skip
-PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmsolov2.MatchAnnotatedSize'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs'),
-]
 
 
 Instance = tuple[str, str, bytes]  # file name, class, mask (HEIGHT, WIDTH) uint8: what to train on
@@ -108,8 +100,8 @@ def runs_of(index: int) -> dict:
 
 def packed(index: int) -> dict:
     """Compressed RLE of an instance, as JSON has it."""
-    rle = coco_mask.encode(np.asfortranarray(mask_of(index)))
-    return dict(size=[HEIGHT, WIDTH], counts=rle['counts'].decode())
+    (rle,) = encode_rle(torch.tensor(mask_of(index)[None] > 0))
+    return dict(rle, counts=rle['counts'].decode())
 
 
 FORMS = (  # of the segmentation of an instance: all are unambiguous
@@ -351,8 +343,12 @@ def mutated(rng: random.Random) -> tuple[str, set[int], list[str]]:
 
 def trained(file: Path) -> list[Instance]:
     """What an epoch over a file trains on."""
+    pipeline = [
+        dict(type='LoadImageFromFile'), dict(type='mmsolov2.MatchAnnotatedSize'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True), dict(type='PackDetInputs'),
+    ]  # fmt: skip
     settings = dict(data_prefix=dict(img=str(file.parent)), metainfo=dict(classes=CLASSES))
-    settings |= dict(type='mmsolov2.CocoInstanceDataset', pipeline=copy.deepcopy(PIPELINE))
+    settings |= dict(type='mmsolov2.CocoInstanceDataset', pipeline=pipeline)
     dataset, found = DATASETS.build(dict(ann_file=str(file), **settings)), []
     for index in range(len(dataset)):
         sample = dataset[index]['data_samples']
@@ -399,22 +395,18 @@ def fault_of(file: Path, cost: set[int]) -> tuple[bool, str]:
     """Whether a file trains, and what is wrong with what comes of it; empty if nothing is."""
     found, fault = attempt(trained, file)
     figure, other = attempt(evaluated, file)
-    if fault or other:
-        return False, fault or other
-    if not cost and (found is None or figure is None):
-        return False, 'a file that is as good as it was is refused'
-    if not cost and figure != 1:
-        return False, f'perfect predictions have a mask AP of {figure}'
-    if found is not None:
-        every = [*map(instance_of, made_file()['annotations'])]
-        lost = Counter(one for number, one in enumerate(every) if number not in cost)
-        lost -= Counter(found)
-        if lost:
-            image, name, _ = next(iter(lost))
-            return True, f'{lost.total()} instances are lost, first {name} in {image}'
-        if len(found) > len(every):
-            return True, f'{len(found)} instances train of {len(every)}'
-    return found is not None, ''
+    every = [*map(instance_of, made_file()['annotations'])]
+    kept = Counter(one for number, one in enumerate(every) if number not in cost)
+    lost = kept - Counter(every if found is None else found)
+    fault = fault or other
+    if not fault and not cost and (found is None or figure != 1):
+        fault = f'a file that is as good as it was is refused, or its mask AP is not 1: {figure}'
+    elif not fault and lost:
+        image, name, _ = next(iter(lost))
+        fault = f'{lost.total()} instances are lost, first {name} in {image}'
+    elif not fault and found is not None and len(found) > len(every):
+        fault = f'{len(found)} instances train of {len(every)}'
+    return found is not None, fault
 
 
 @contextlib.contextmanager
@@ -422,7 +414,7 @@ def quiet() -> Iterator[None]:
     """Keep back what the log and COCO's code say of every file."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel('ERROR')
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

@@ -158,8 +158,7 @@ def row_config(row: str, base: Path, file: Path) -> Config:
         InputError: if the base has not the parts that the row changes.
     """
     changes = '' if row == 'default' else changes_of(find_config(row_file(row)))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'_base_ = {str(base.resolve())!r}\n{changes}')
+    write_whole(file, f'_base_ = {str(base.resolve())!r}\n{changes}')
     try:
         return Config.fromfile(file)
     except (KeyError, AttributeError, TypeError) as error:
@@ -211,8 +210,7 @@ def keep_or_refuse(file: Path, text: str) -> None:
             f'{file}: the folder is for another config or schedule; take another '
             '--out-dir, or remove this one'
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    write_whole(file, text)
 
 
 # Training and testing

@@ -1,3 +1,4 @@
+from mmsolov2.apis.costs import model_costs, tested_size
 from mmsolov2.apis.inference import (
     coco_categories,
     find_images,
@@ -19,7 +20,9 @@ __all__ = [
     'find_images',
     'load_config',
     'load_detector',
+    'model_costs',
     'predict',
     'read_image',
+    'tested_size',
     'to_coco',
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
 from mmsolov2.models.data_samples import check_count, check_ground_truth
-from mmsolov2.models.solov2_head import MaskFeatures, covered_size, input_size
+from mmsolov2.models.solov2_head import MaskFeatures, SOLOv2Head, covered_size, input_size
 from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
 from mmsolov2.registry import MODELS
 from mmsolov2.structures.masks import MASK_STRIDE
