@@ -13,17 +13,9 @@ from mmengine.registry import init_default_scope
 
 from mmsolov2.apis import model_costs, tested_size
 from mmsolov2.cli.arguments import tool_parser
-<<<<<<< HEAD
-from mmsolov2.cli.config import CONFIG_FOLDERS, dataset_of, find_config, open_config
+from mmsolov2.cli.config import CONFIG_FOLDERS, find_config, open_config
 from mmsolov2.cli.errors import error_context, exit_with_message
 from mmsolov2.cli.tables import markdown_table
-from mmsolov2.errors import InputError
-from mmsolov2.registry import MODELS
-=======
-from mmsolov2.cli.config import CONFIG_FOLDERS, error_context, find_config, open_config
-from mmsolov2.cli.tables import markdown_table
-from mmsolov2.errors import exit_with_message
->>>>>>> wt-d
 
 THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 OTHER_NAMES = {  # of models that mmdet names otherwise
