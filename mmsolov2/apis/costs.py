@@ -1,8 +1,8 @@
 """What a model costs, counted on tensors without values: nothing is computed."""
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsolov2.cli.config import dataset_of
@@ -10,12 +10,12 @@ from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
 
-def without_values(config: Config) -> nn.Module:
+def without_values(config: Config) -> BaseDetector:
     """The model of a config on torch's meta device: shapes alone."""
     settings = Config(config.model.to_dict())
     for part in settings.values():
         if isinstance(part, dict) and 'init_cfg' in part:
-            part.init_cfg = None
+            part['init_cfg'] = None
     with torch.device('meta'):
         return MODELS.build(settings._cfg_dict).eval()
 
