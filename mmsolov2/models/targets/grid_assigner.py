@@ -104,9 +104,10 @@ class GridAssigner:
         scale = torch.sqrt(sides[:, 0] * sides[:, 1])
         rows, columns = pixel_counts(masks)
         center, reach = center_of_mass(rows, columns), 0.5 * sides * self.center_scale
-        present, cells, valid, first = rows.any(1), [], [], 0
+        regions = relative(torch.stack([center - reach, center, center + reach]), masks.shape[-2:])
+        present, cells, valid, first = rows.sum(1) > 0, [], [], 0
         for (low, high), grid in zip(self.scale_ranges, num_grids, strict=True):
-            near, touched = cells_near(center, reach, masks.shape[-2:], grid)
+            near, touched = cells_near(regions, grid)
             here = present & (scale >= low) & (scale <= high)
             cells.append(first + near)
             valid.append(touched & here[:, None, None])
@@ -115,27 +116,23 @@ class GridAssigner:
         return collect(*slots, labels, first, background, self.owner)
 
 
-def cells_near(
-    center: Tensor, reach: Tensor, size: Sequence[int], grid: int
-) -> tuple[Tensor, Tensor]:
-    """Cells around centres (n, 2) y, x: row · grid + column, and which are in reach, (n, 3, 3).
+def relative(points: Tensor, size: Sequence[int]) -> Tensor:
+    """Points (..., 2) y, x of an image of a size (H, W), from 0 to 1."""
+    return torch.stack([points[..., 0] / size[0], points[..., 1] / size[1]], dim=-1)
 
-    ``size`` is that of the image (H, W); cells outside it are never in reach.
+
+def cells_near(regions: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """3x3 cells around n centres: row · grid + column, and which the region touches, (n, 3, 3).
+
+    Of regions (3, n, 2): their begin, centre and end y, x relative to the image, outside of which
+    no cell is touched.
     """
-
-    def cell_of(points: Tensor) -> Tensor:
-        cells = [
-            torch.div(points[:, axis] / size[axis], 1 / grid, rounding_mode='trunc')
-            for axis in (0, 1)
-        ]
-        return torch.stack(cells, dim=1).long()
-
-    low = cell_of(center - reach).clamp(min=0)
-    high = cell_of(center + reach).clamp(max=grid - 1)
-    near = cell_of(center)[..., None] + torch.arange(-1, 2, device=center.device)
-    touched = (near >= low[..., None]) & (near <= high[..., None])  # (n, 2, 3), as near
-    cells = near[:, 0, :, None] * grid + near[:, 1, None, :]
-    return cells, touched[:, 0, :, None] & touched[:, 1, None, :]
+    begin, center, end = torch.div(regions, 1 / grid, rounding_mode='trunc').long()
+    near = center[..., None] + torch.arange(-1, 2, device=center.device)  # (n, 2, 3)
+    touched = near >= begin.clamp(min=0)[..., None]
+    touched &= near <= end.clamp(max=grid - 1)[..., None]
+    (y, x), (touched_y, touched_x) = near.unbind(1), touched.unbind(1)
+    return y[..., None] * grid + x[:, None], touched_y[..., None] & touched_x[:, None]
 
 
 def collect(
