@@ -2,6 +2,7 @@
 
     python tools/benchmark.py postprocess --candidates 100 500 --classes 80
     python tools/benchmark.py all --out work_dirs/benchmark/cpu
+    python tools/benchmark.py gpu --out work_dirs/benchmark/gpu
     python tools/benchmark.py report --out work_dirs/benchmark/cpu --page docs/benchmarks.md
 
 Every subcommand writes OUT/SUBCOMMAND.json and .md; ``report`` makes a page of them. The results
@@ -12,32 +13,30 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
-import torch.nn.functional as F
 from benchmarks.compare import differing_pixels, differing_scores, encoded, rounded_pixels
-from benchmarks.evaluation import evaluate
-from benchmarks.inputs import MASK_KINDS, Outputs, candidates_of, made_batch
-from benchmarks.measure import by_turns, in_fresh_process, machine, peak_memory, seconds
-from benchmarks.models import (
-    AMP,
-    OPTIONS,
-    SIZE,
-    Runs,
-    autocast,
-    build_heads,
-    build_models,
-    parse_size,
-    pictures_of,
+from benchmarks.evaluation import measured_evaluation
+from benchmarks.inputs import MASK_KINDS
+from benchmarks.measure import by_turns, in_fresh_process, machine, peak_memory, seconds, waits
+from benchmarks.models import AMP, OPTIONS, SIZE, Runs, parse_size, pictures_of
+from benchmarks.prediction import (
+    STRATEGIES,
+    memory_runs,
+    network_runs,
+    nms_runs,
+    postprocess_runs,
+    predict_runs,
 )
-from benchmarks.reading import TYPES, differing_images, read, write_file
+from benchmarks.reading import measured_reading
 from benchmarks.report import table, write_page, write_whole
 from benchmarks.training import (
     differing_losses,
@@ -46,30 +45,20 @@ from benchmarks.training import (
     step_runs,
     targets_runs,
 )
-from mmdet.models.layers import mask_matrix_nms
-from mmdet.structures import DetDataSample
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
-from torch import Tensor, nn
 
 from mmsolov2.apis.inference import choose_device
 from mmsolov2.cli.config import OptionsAction
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.device import available_memory
 from mmsolov2.fileio import require_folder
-from mmsolov2.registry import TASK_UTILS
 
 OUT = 'work_dirs/benchmark/cpu'  # a folder for each machine: its name is in those of plots
 CONFIG = 'solov2_r50_fpn_1x_coco'
+LIGHT = 'solov2-light_r18_fpn_ms-3x_coco'
 WARM = dict(candidates=2, instances=2, positives=2, size='64x96')  # a small case
-STRATEGIES = {
-    'matrix': dict(type='mmsolov2.MatrixNMS'),
-    'matrix-linear': dict(type='mmsolov2.MatrixNMS', kernel='linear'),
-    'hard': dict(type='mmsolov2.HardMaskNMS'),
-    'soft': dict(type='mmsolov2.SoftMaskNMS'),
-    'fast': dict(type='mmsolov2.FastMaskNMS'),
-}
+PRECISIONS = {'fp32': [], 'tf32': ['--tf32'], 'bf16': ['--amp', 'bf16']}  # on the command line
 
 
 @dataclass(frozen=True)
@@ -77,172 +66,53 @@ class Subcommand:
     """One benchmark: a case for each combination of its axes' values."""
 
     help: str
-    floor: str  # what the column 'floor' is the time and memory of
     axes: dict[str, tuple]  # options, and their values unless the user gives others
-    build: Callable[[argparse.Namespace, dict], Runs]
-    differing: Callable[[object, object], int] | None
-    warm: dict  # settings of a small case: run first where memory is measured
+    floor: str = ''  # what the column 'floor' is the time and memory of
+    build: Callable[[argparse.Namespace, dict], Runs] | None = None
+    differing: Callable[[object, object], int] | None = None
+    measure: Callable[..., dict] | None = None  # ``measured`` unless it says otherwise
     choices: dict[str, Sequence] = field(default_factory=dict)
-    measure: Callable[..., dict] = None  # ``measured`` unless it says otherwise
     overhead: bool = False  # whether the others contain the floor
     trains: bool = False  # whether it needs gradients
     amp: bool = False  # whether it can run under autocast
     encode: bool = False  # whether results are instances, compared as plain values
 
 
-def make_outputs(args: argparse.Namespace, head: nn.Module, case: dict, size) -> Outputs:
-    """The batch of made outputs of a case, for a head and a size of mask features."""
-    return made_batch(
-        case['candidates'],
-        args.batch_size,
-        num_classes=head.num_classes,
-        num_grids=head.num_grids,
-        channels=head.conv_kernel.out_channels,
-        size=size,
-        masks=case.get('masks', 'compact'),
-    ).to(args.device)
-
-
-# What is measured
-
-
-def postprocess_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """From the network's outputs to results."""
-    theirs, ours = build_heads(args, case)
-    pictures = pictures_of(args, case)
-    made = make_outputs(args, ours, case, pictures.mask_size())
-    metas = [pictures.meta()] * args.batch_size
-    picked = [candidates_of(image)[2][..., None, None] for image in one_by_one(made)]
-
-    def convolve() -> list[Tensor]:
-        return [
-            F.conv2d(features[None], kernels)
-            for features, kernels in zip(made.features, picked, strict=True)
-            if len(kernels)
-        ]
-
-    return dict(
-        mmdet=lambda: theirs.predict_by_feat(
-            list(made.kernels), list(made.logits), made.features, metas
-        ),
-        ours=lambda: ours.predict_by_feat(
-            list(made.logits), list(made.kernels), made.features, metas, rescale=True
-        ),
-        floor=convolve,
-    )
-
-
-def one_by_one(outputs: Outputs) -> list[Outputs]:
-    """The outputs of each image of a batch."""
-    return [
-        Outputs(
-            [level[i : i + 1] for level in outputs.logits],
-            [level[i : i + 1] for level in outputs.kernels],
-            outputs.features[i : i + 1],
-        )
-        for i in range(len(outputs.features))
-    ]
-
-
-class Replaced:
-    """A forward hook: the network runs, and then its outputs are the made ones, of its type."""
-
-    def __init__(self, pick: Callable[[Outputs], object], made: Outputs) -> None:
-        self.pick, self.made = pick, made
-
-    def __call__(self, module: nn.Module, inputs, output) -> object:
-        """The made outputs instead of ``output``."""
-        first = output
-        while not isinstance(first, Tensor):
-            first = first[0]
-        self.made = self.made.to(first.dtype)  # nothing to do but at the first call
-        return self.pick(self.made)
-
-
-def predict_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """From images to results; the floor is our network alone, with the case's option."""
-    theirs, ours = build_models(args, case)
-    pictures = pictures_of(args, case)
-    made = make_outputs(args, ours.mask_head, case, pictures.mask_size())
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(args.batch_size, 3, *pictures.padded, generator=generator)
-    images = images.to(args.device)
-    replace(theirs.mask_head, lambda out: (list(out.kernels), list(out.logits), out.features), made)
-    replace(ours.mask_head, lambda out: (list(out.logits), list(out.kernels)), made)
-    layout = torch.channels_last if ours.channels_last else torch.contiguous_format
-    replace(ours.mask_neck, lambda out: out.features.contiguous(memory_format=layout), made)
-
-    def predict(model: nn.Module) -> list[InstanceData]:
-        samples = [DetDataSample(metainfo=pictures.meta()) for _ in images]
-        with autocast(args):
-            return [one.pred_instances for one in model.predict(images, samples, rescale=True)]
-
-    def network() -> object:
-        with autocast(args), ours.precision(args.device.type):
-            return ours.network(images)
-
-    return dict(mmdet=lambda: predict(theirs), ours=lambda: predict(ours), floor=network)
-
-
-def network_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """The networks alone; ours with an option of the case, the floor without."""
-    theirs, ours = build_models(args, case)
-    plain = build_models(args, {**case, 'option': 'none'}).ours
-    images = torch.randn(args.batch_size, 3, *pictures_of(args, case).padded).to(args.device)
-
-    def optional() -> object:
-        with ours.precision(args.device.type):
-            return ours.network(images)
-
-    return dict(
-        mmdet=lambda: theirs(images, mode='tensor'),
-        ours=optional,
-        floor=lambda: plain.network(images),
-    )
-
-
-def replace(module: nn.Module, pick: Callable[[Outputs], object], made: Outputs) -> None:
-    """Make a module give made outputs after it has computed its own."""
-    module.register_forward_hook(Replaced(pick, made))
-
-
-def nms_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """Masks in, scores out; the floor is one product of the masks with themselves."""
-    head, size = build_heads(args, case).ours, pictures_of(args, case).mask_size()
-    made = make_outputs(args, head, case, size)
-    scores, labels, _, masks = candidates_of(made)
-    area = masks.sum((1, 2)).float()
-    settings = STRATEGIES[case['strategy']]
-    ours = TASK_UTILS.build(settings)
-    flat = masks.flatten(1).float()
-
-    def theirs() -> Tensor:
-        kernel = settings.get('kernel', 'gaussian')
-        found = mask_matrix_nms(masks, labels, scores, mask_area=area, kernel=kernel)
-        return torch.zeros_like(scores).scatter(0, found[3], found[0])
-
-    runs = dict(ours=lambda: ours(scores, labels, masks), floor=lambda: flat @ flat.T)
-    return dict(mmdet=theirs, **runs) if case['strategy'].startswith('matrix') else runs
-
-
 # Measuring
 
 
 def measured(bench: Subcommand, args: argparse.Namespace, case: dict) -> dict:
-    """Times by turns, peak memory and differences of a case."""
+    """Times by turns, differences, peak memory and, on a GPU, waits for it."""
     runs, notes = dict(bench.build(args, case)), too_large(args, case)
     if notes:
         runs.pop('mmdet', None)
     found = dict(case=case, seconds={}, memory={}, notes=notes)
     if bench.differing is not None and 'mmdet' in runs:
-        results = [runs[name]() for name in ('mmdet', 'ours')]
-        found |= compared(bench, *(map(encoded, results) if bench.encode else results))
+        found |= first_results(bench, runs, notes)
     found['seconds'] = by_turns(runs, device=args.device, repeats=args.repeats, warmup=args.warmup)
+    if args.device.type == 'cuda':
+        names = [name for name in ('mmdet', 'ours') if name in runs]
+        found['waits'] = {name: waits(runs[name], args.device) for name in names}
     for name in runs if args.memory else ():
-        one = probe(bench, args, case, name)
+        if args.device.type == 'cuda':  # which knows what the run takes, and nobody else does
+            found['memory'][name] = peak_memory(runs[name], args.device)
+            continue
+        one = probe(args, case, name)
         found['memory'][name] = one['memory']
         notes += one['notes']
     return found
+
+
+def first_results(bench: Subcommand, runs: dict, notes: list[str]) -> dict[str, int]:
+    """How far the results of both differ; without mmdet's run if it fails."""
+    try:
+        theirs = runs['mmdet']()
+    except RuntimeError as error:  # of memory, or of what a device cannot do
+        notes.append(f'mmdet failed: {error}'.partition('\n')[0])
+        del runs['mmdet']
+        return {}
+    results = theirs, runs['ours']()
+    return compared(bench, *(map(encoded, results) if bench.encode else results))
 
 
 def measured_apart(bench: Subcommand, args: argparse.Namespace, case: dict) -> dict:
@@ -250,8 +120,7 @@ def measured_apart(bench: Subcommand, args: argparse.Namespace, case: dict) -> d
     notes = too_large(args, case)
     names = ['ours', 'floor'] if notes else ['mmdet', 'ours', 'floor']
     rounds = [
-        {name: probe(bench, args, case, name) for name in names}
-        for _ in range(min(args.repeats, 3))
+        {name: probe(args, case, name) for name in names} for _ in range(min(args.repeats, 3))
     ]
     notes += dict.fromkeys(
         note for one in rounds for found in one.values() for note in found['notes']
@@ -301,14 +170,14 @@ def memory_of_mmdet(args: argparse.Namespace, case: dict) -> int:
     return max(16 * candidates * pixels, results) + earlier
 
 
-def probe(bench: Subcommand, args: argparse.Namespace, case: dict, name: str) -> dict:
+def probe(args: argparse.Namespace, case: dict, name: str) -> dict:
     """``memory``, ``seconds``, ``results`` and ``notes`` of a run, on the CPU in a new process."""
     nothing = dict(memory=None, seconds=None, results=None)
     try:
         if args.device.type == 'cuda':
             return probe_here(args, case, name)
         return in_fresh_process(probe_here, args, case, name)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         return dict(**nothing, notes=[f'{name} ran out of memory: {error}'.partition('. ')[0]])
     except BrokenProcessPool:
         return dict(**nothing, notes=[f'{name} was killed, likely for its memory'])
@@ -319,7 +188,7 @@ def probe_here(args: argparse.Namespace, case: dict, name: str) -> dict:
     prepare(args)
     bench, found = BENCHES[args.command], dict(notes=[], results=None)
     with torch.inference_mode(not bench.trains):
-        bench.build(args, {**case, **bench.warm})[name]()
+        bench.build(args, {**case, **WARM})[name]()
         run = bench.build(args, case)[name]
 
         def timed() -> None:
@@ -329,35 +198,6 @@ def probe_here(args: argparse.Namespace, case: dict, name: str) -> dict:
         results = found.pop('results')
         found['results'] = encoded(results) if bench.encode and name != 'floor' else None
     return found
-
-
-def measured_evaluation(bench: Subcommand, args: argparse.Namespace, case: dict) -> dict:
-    """Seconds from prediction results to COCO figures, by turns; 3 rounds at most."""
-    rounds = [evaluate(**case) for _ in range(min(args.repeats, 3))]
-    differing = sum(one.figures['mmdet'] != one.figures['ours'] for one in rounds)
-    found = {name: [one.seconds[name] for one in rounds] for name in rounds[0].seconds}
-    return dict(case=case, seconds=found, memory={}, notes=[], differing=differing)
-
-
-def measured_reading(bench: Subcommand, args: argparse.Namespace, case: dict) -> dict:
-    """Seconds from an annotation file to a data set, by turns; 3 rounds at most."""
-    found = {name: [] for name in TYPES}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'instances.json'
-        write_file(path, **case)
-        for turn in range(min(args.repeats, 3)):
-            datasets = {}
-            for name in list(TYPES)[:: -1 if turn % 2 else 1]:
-                datasets[name], spent = read(TYPES[name], path, case['classes'])
-                found[name].append(spent)
-    differing = differing_images(datasets['mmdet'], datasets['ours'])
-    return dict(case=case, seconds=found, memory={}, notes=[], differing=differing)
-
-
-def memory_runs(args: argparse.Namespace, case: dict) -> Runs:
-    """Post-processing alone, or all of prediction."""
-    build = postprocess_runs if case['stage'] == 'post-processing' else predict_runs
-    return build(args, case)
 
 
 BENCHES = {
@@ -374,7 +214,6 @@ BENCHES = {
         differing=differing_pixels,
         encode=True,
         amp=True,
-        warm=WARM,
         choices=dict(masks=MASK_KINDS, option=tuple(OPTIONS)),
     ),
     'postprocess': Subcommand(
@@ -384,7 +223,6 @@ BENCHES = {
         build=postprocess_runs,
         differing=differing_pixels,
         encode=True,
-        warm=WARM,
         choices=dict(masks=MASK_KINDS),
     ),
     'network': Subcommand(
@@ -392,8 +230,6 @@ BENCHES = {
         floor='our network without the option',
         axes=dict(option=tuple(OPTIONS)),
         build=network_runs,
-        differing=None,
-        warm=WARM,
         choices=dict(option=tuple(OPTIONS)),
     ),
     'nms': Subcommand(
@@ -407,7 +243,6 @@ BENCHES = {
         ),
         build=nms_runs,
         differing=differing_scores,
-        warm=WARM,
         choices=dict(strategy=tuple(STRATEGIES), masks=MASK_KINDS),
     ),
     'memory': Subcommand(
@@ -422,18 +257,15 @@ BENCHES = {
         build=memory_runs,
         differing=differing_pixels,
         amp=True,
-        warm=WARM,
         measure=measured_apart,
         encode=True,
         choices=dict(format=('bitmap', 'rle'), stage=('post-processing', 'prediction')),
     ),
     'targets': Subcommand(
         help='instances of one image to what a loss compares with',
-        floor='',
         axes=dict(instances=(1, 10, 40, 100, 200, 300)),
         build=targets_runs,
         differing=differing_targets,
-        warm=WARM,
     ),
     'step': Subcommand(
         help='a training step without the optimizer, and the loss with its targets alone',
@@ -441,23 +273,19 @@ BENCHES = {
         axes=dict(instances=(1, 10, 40, 100)),
         build=step_runs,
         differing=differing_losses,
-        warm=WARM,
         overhead=True,
         trains=True,
         amp=True,
     ),
     'loss-memory': Subcommand(
         help='the loss with its targets and its backward, of outputs of a network',
-        floor='',
         axes=dict(positives=(10, 40, 100, 300)),
         build=loss_runs,
         differing=differing_losses,
-        warm=WARM,
         trains=True,
     ),
     'evaluate': Subcommand(
         help='prediction results to COCO figures, the network excluded',
-        floor='',
         axes=dict(
             images=(300,),
             instances=(60,),
@@ -465,19 +293,12 @@ BENCHES = {
             format=('bitmap', 'rle'),
             backend=('pycocotools', 'faster'),
         ),
-        build=None,
-        differing=None,
-        warm={},
         measure=measured_evaluation,
         choices=dict(format=('bitmap', 'rle'), backend=('pycocotools', 'faster')),
     ),
     'read': Subcommand(
         help='an annotation file to a data set; ours checks every entry',
-        floor='',
         axes=dict(images=(118_000,), annotations=(860_000,), classes=(80,)),
-        build=None,
-        differing=None,
-        warm={},
         measure=measured_reading,
     ),
 }
@@ -500,10 +321,11 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
             command.add_argument('--amp', choices=sorted(AMP), help=text)
         for axis, values in bench.axes.items():
             checked = dict(choices=bench.choices[axis]) if axis in bench.choices else {}
-            number = at_least_1 if axis in ('images', 'classes') else at_least_0
+            number = at_least(1 if axis in ('images', 'classes') else 0)
             kind = number if isinstance(values[0], int) else str
             command.add_argument(f'--{axis}', nargs='+', type=kind, default=values, **checked)
     add_common(add_command(commands, 'all', 'all of these, with their own values'))
+    add_gpu(add_command(commands, 'gpu', 'what a GPU is asked first, the cheapest before the rest'))
     report = add_command(commands, 'report', 'a page with tables and plots of all results')
     report.add_argument('--out', nargs='+', default=[OUT], help='folders of results, one a machine')
     report.add_argument('--page', default='docs/benchmarks.md', help='page to write')
@@ -520,36 +342,56 @@ def add_command(commands, name: str, text: str) -> argparse.ArgumentParser:
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every subcommand that measures."""
     parser.add_argument('--config', default=CONFIG, help='config that mmdet has too')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda:0 …')
-    parser.add_argument('--threads', type=at_least_1, help='CPU threads (default: all cores)')
     parser.add_argument('--size', default=SIZE, help='HxW of the resized image, before its padding')
     parser.add_argument('--original', help='HxW of the original image (default: 3/5 of --size)')
-    parser.add_argument('--batch-size', type=at_least_1, default=1, help='images a batch')
-    parser.add_argument('--repeats', type=at_least_1, default=7, help='measured rounds')
-    parser.add_argument('--warmup', type=at_least_0, default=2, help='rounds before that')
+    parser.add_argument('--batch-size', type=at_least(1), default=1, help='images a batch')
     parser.add_argument('--tf32', action='store_true', help='let CUDA round products to TF32')
-    parser.add_argument(
-        '--no-memory', dest='memory', action='store_false', help='do not measure peak memory'
-    )
     parser.add_argument(
         '--memory-limit', type=gigabytes, help='GB that may be taken (default: what is free)'
     )
-    parser.add_argument('--out', default=OUT, help='folder of the results')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='settings of ours')
+    add_measuring(parser, repeats=7)
 
 
-def at_least_1(text: str) -> int:
-    """A positive number of the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 1')
-    return int(text)
+def add_measuring(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """Options of how things are measured, and where."""
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda:0 …')
+    parser.add_argument('--threads', type=at_least(1), help='CPU threads (default: all cores)')
+    parser.add_argument('--repeats', type=at_least(1), default=repeats, help='measured rounds')
+    parser.add_argument('--warmup', type=at_least(0), default=2, help='rounds before that')
+    parser.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='do not measure peak memory'
+    )
+    parser.add_argument('--out', default=OUT, help='folder of the results')
 
 
-def at_least_0(text: str) -> int:
-    """A number of the command line."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least 0')
-    return int(text)
+def add_gpu(parser: argparse.ArgumentParser) -> None:
+    """Options of ``gpu``."""
+    models = [f'{CONFIG}:800x1344', f'{LIGHT}:448x768']
+    parser.add_argument('--models', nargs='+', default=models, help='CONFIG:SIZE of each')
+    parser.add_argument('--batch', nargs='+', type=at_least(1), default=[1, 16], help='images')
+    parser.add_argument(
+        '--precision', nargs='+', choices=PRECISIONS, default=list(PRECISIONS), help='of products'
+    )
+    parser.add_argument(
+        '--candidates', nargs='+', type=at_least(1), default=[100, 500], help='of an image'
+    )
+    parser.add_argument('--instances', type=at_least(0), default=10, help='of a training image')
+    parser.add_argument(
+        '--seconds', type=at_least(0), default=480, help='start nothing that does not fit in'
+    )
+    add_measuring(parser, repeats=5)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads a number of the command line."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least {least}')
+        return int(text)
+
+    return number
 
 
 def gigabytes(text: str) -> int:
@@ -565,30 +407,36 @@ def prepare(args: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
 
 
-def run_bench(args: argparse.Namespace) -> int:
-    """Measure all cases of a subcommand and write its files: how many have other results."""
-    bench, cases, wrong = BENCHES[args.command], [], 0
+def run_bench(args: argparse.Namespace, shown: dict, cases: list[dict]) -> int:
+    """Measure all cases of a subcommand, and write its files: how many have other results.
+
+    ``shown`` are settings that belong to each of the cases. They are added to the earlier
+    ``cases`` of these files, which are written after each.
+    """
+    bench, wrong = BENCHES[args.command], 0
     combinations = [
-        dict(zip(bench.axes, values, strict=True))
+        {**shown, **dict(zip(bench.axes, values, strict=True))}
         for values in product(*(getattr(args, axis) for axis in bench.axes))
     ]
     measure = bench.measure or measured
     started = time.monotonic()
     for number, case in enumerate(combinations, 1):
         with torch.inference_mode(not bench.trains):
-            cases.append(measure(bench, args, case))
-        differing, rounding = (cases[-1].get(name, 0) for name in ('differing', 'rounding'))
-        half = args.amp or 'float16' in case.get('option', '')  # bfloat16 too
-        wrong += differing > rounding and not half
+            found = measure(bench, args, case)
+        cases.append(found)
+        half = args.amp or args.tf32 or 'float16' in case.get('option', '')  # bfloat16 too
+        wrong += found.get('differing', 0) > found.get('rounding', 0) and not half
+        save(args, bench, cases)
         text = ', '.join(f'{value} {name}' for name, value in case.items())
-        spent = time.monotonic() - started
-        print(f'[{number}/{len(combinations)}] {text}: {spent:.0f} s', file=sys.stderr, flush=True)
-    save(args, bench, cases)
+        text += f': {time.monotonic() - started:.0f} s'
+        for name, values in found['seconds'].items():
+            text += f', {name} {1000 * median(values):.3g} ms' if values else ''
+        print(f'[{number}/{len(combinations)}] {text}', file=sys.stderr, flush=True)
     return wrong
 
 
 def save(args: argparse.Namespace, bench: Subcommand, cases: list[dict]) -> None:
-    """Write a subcommand's JSON and table, whole or not at all, and print the table."""
+    """Write a subcommand's JSON and table, whole or not at all."""
     out = Path(args.out)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
     content = dict(
@@ -601,9 +449,7 @@ def save(args: argparse.Namespace, bench: Subcommand, cases: list[dict]) -> None
         cases=cases,
     )
     write_whole(out / f'{args.command}.json', json.dumps(content, indent=1))
-    text = table(content)
-    write_whole(out / f'{args.command}.md', text)
-    print(text)
+    write_whole(out / f'{args.command}.md', table(content))
 
 
 def run_all(words: Sequence[str]) -> int:
@@ -611,14 +457,56 @@ def run_all(words: Sequence[str]) -> int:
     return sum(start(parse_args([name, *words])) for name in BENCHES)
 
 
-def start(args: argparse.Namespace) -> int:
-    """Run a subcommand: how many cases have other results than mmdet's."""
+def start(args: argparse.Namespace, shown: dict | None = None, cases: list | None = None) -> int:
+    """Run a subcommand and print its table: how many cases have other results than mmdet's."""
     args.device = choose_device(args.device)
     args.threads = args.threads or torch.get_num_threads()
     parse_size(args.size)
     require_folder(args.out)
     prepare(args)
-    return run_bench(args)
+    wrong = run_bench(args, shown or {}, [] if cases is None else cases)
+    print((Path(args.out) / f'{args.command}.md').read_text())
+    return wrong
+
+
+def gpu_parts(args: argparse.Namespace) -> Iterator[tuple[dict, list[str]]]:
+    """What the cases of each part of ``gpu`` show beside their axes, and its words."""
+    candidates = [str(count) for count in args.candidates]
+    yield {}, ['nms', '--candidates', candidates[-1], '--strategy', 'matrix']
+    made = ['--classes', '80', '--masks', 'compact']
+    yield {}, ['postprocess', '--candidates', *candidates, *made]
+    axes = dict(
+        predict=['--candidates', candidates[0], '--masks', 'compact', '--option', 'none'],
+        step=['--instances', str(args.instances)],
+    )
+    for batch, command, model, precision in product(args.batch, axes, args.models, args.precision):
+        config, _, size = model.partition(':')
+        shown = dict(config=config, size=size, batch=batch, precision=precision)
+        words = ['--config', config, '--size', size, '--batch-size', str(batch)]
+        yield shown, [command, *axes[command], *words, *PRECISIONS[precision]]
+
+
+def run_gpu(args: argparse.Namespace) -> int:
+    """All parts that fit into the time: how many failed, or have other results than mmdet's."""
+    common = ['--device', args.device, '--out', args.out]
+    common += ['--repeats', str(args.repeats), '--warmup', str(args.warmup)]
+    common += [] if args.threads is None else ['--threads', str(args.threads)]
+    common += [] if args.memory else ['--no-memory']
+    begun, longest, wrong, cases = time.monotonic(), 0.0, 0, {}
+    for shown, words in gpu_parts(args):
+        started = time.monotonic()
+        left = args.seconds - (started - begun)
+        if left < longest:
+            print(f'skipped, for {left:.0f} s are left: {" ".join(words)}', file=sys.stderr)
+            continue
+        try:
+            earlier = cases.setdefault(words[0], [])
+            wrong += start(parse_args([*words, *common]), shown, earlier)
+        except Exception:  # noqa: BLE001  (whatever it is, the next part tells more than none)
+            traceback.print_exc()
+            wrong += 1
+        longest = max(longest, time.monotonic() - started)
+    return wrong
 
 
 def main() -> None:
@@ -627,9 +515,14 @@ def main() -> None:
         if args.command == 'report':
             write_page([Path(folder) for folder in args.out], Path(args.page))
             return
-        wrong = run_all(sys.argv[2:]) if args.command == 'all' else start(args)
+        if args.command == 'gpu':
+            wrong = run_gpu(args)
+        else:
+            wrong = run_all(sys.argv[2:]) if args.command == 'all' else start(args)
     if wrong:
-        sys.exit(f'error: {wrong} cases have other results than mmdet: see column "differing"')
+        sys.exit(
+            f'error: {wrong} cases failed or have other results than mmdet: see column "differing"'
+        )
 
 
 if __name__ == '__main__':

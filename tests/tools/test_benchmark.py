@@ -233,6 +233,92 @@ def test_steps_agree_with_mmdet_and_have_a_floor(tmp_path):
     assert '| our loss / floor |' in (tmp_path / 'step.md').read_text()
 
 
+GPU = ('--device', 'cpu', '--models', 'solov2-light_r18_fpn_ms-3x_coco:64x96', '--batch', '2')
+GPU += ('--candidates', '3', '5', '--instances', '2', '--repeats', '1', '--warmup', '0')
+
+
+def start_gpu(tmp_path, *options):
+    """Run the set in this process: how much went wrong, and its JSON by their names."""
+    words = ('gpu', *GPU, '--no-memory', '--out', str(tmp_path), *options)
+    threads = torch.get_num_threads()
+    try:
+        wrong = benchmark.run_gpu(benchmark.parse_args(words))
+    finally:
+        torch.set_num_threads(threads)
+    return wrong, {file.stem: json.loads(file.read_text()) for file in tmp_path.glob('*.json')}
+
+
+def test_what_a_gpu_is_asked_first_runs_on_a_cpu(tmp_path):
+    wrong, files = start_gpu(tmp_path, '--precision', 'fp32', 'bf16')
+    assert not wrong and sorted(files) == ['nms', 'postprocess', 'predict', 'step']
+    assert [case['case']['candidates'] for case in files['nms']['cases']] == [5]
+    assert [case['case']['candidates'] for case in files['postprocess']['cases']] == [3, 5]
+    for name in ('predict', 'step'):
+        fp32, bf16 = files[name]['cases']
+        assert (fp32['case']['precision'], bf16['case']['precision']) == ('fp32', 'bf16')
+        assert fp32['case']['size'] == '64x96' and fp32['case']['batch'] == 2
+        assert fp32['differing'] == 0 and bf16['seconds']['mmdet'] != fp32['seconds']['mmdet']
+        head = (tmp_path / f'{name}.md').read_text().splitlines()[0]
+        assert '| config | size | batch | precision |' in head and '| ours, images/s |' in head
+
+
+def test_a_part_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    small = ['nms', '--config', 'solov2-light_r18_fpn_ms-3x_coco', '--candidates', '3']
+    parts = [({}, [*small, '--size', 'wide']), ({}, [*small, '--size', '64x96'])]
+    monkeypatch.setattr(benchmark, 'gpu_parts', lambda args: parts)
+    wrong, files = start_gpu(tmp_path)
+    assert wrong == 1 and len(files['nms']['cases']) == len(benchmark.STRATEGIES)
+    assert "a size is HxW, as 480x640, not 'wide'" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_into_the_time_is_skipped(tmp_path, capsys):
+    wrong, files = start_gpu(tmp_path, '--seconds', '0', '--precision', 'fp32')
+    assert not wrong and not files
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(' are left: ')[2].split()[0] for line in lines] == [
+        'nms',
+        'postprocess',
+        'predict',
+        'step',
+    ]
+
+
+def test_where_mmdet_fails_ours_is_measured(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried\nto')
+
+    monkeypatch.setattr('mmdet.models.dense_heads.SOLOV2Head.predict_by_feat', fails)
+    options = ('--candidates', '4', '--classes', '2', '--masks', 'compact')
+    wrong, content = start(tmp_path, 'postprocess', *options)
+    (case,) = content['cases']
+    assert not wrong and case['seconds'].keys() == {'ours', 'floor'}
+    assert case['notes'] == ['mmdet failed: CUDA out of memory. Tried']
+
+
+@pytest.mark.cuda
+def test_a_gpu_has_a_name_waits_and_memory(tmp_path):
+    wrong, files = start_gpu(tmp_path, '--device', 'cuda', '--precision', 'fp32')
+    assert not wrong
+    for name in ('predict', 'step'):
+        content = files[name]
+        assert content['machine']['device'] == torch.cuda.get_device_name()
+        (case,) = content['cases']
+        assert 0 < case['waits']['ours'] < case['waits']['mmdet']
+
+
+def test_waits_are_columns_and_a_card_is_in_the_head(tmp_path):
+    case = dict(case=dict(batch=4), seconds=dict(ours=[0.5]), memory={}, notes=[])
+    case['waits'] = dict(mmdet=90, ours=3)
+    content = dict(subcommand='step', help='a step', floor='', overhead=False, cases=[case])
+    content['machine'] = dict(device='Card X', command='benchmark.py gpu')
+    (tmp_path / 'step.json').write_text(json.dumps(content))
+    report.write_page([tmp_path], tmp_path / 'page.md')
+    page = (tmp_path / 'page.md').read_text()
+    assert '## step on Card X: a step' in page and 'Not measured yet' not in page
+    assert '| batch | ours, ms | ours, images/s | mmdet waits | ours waits |' in page
+    assert '| 4 | 500 (500–500) | 8.00 | 90 | 3 |' in page
+
+
 def test_files_and_the_page_made_of_them(run_python, tmp_path):
     script, out, page = ROOT / 'tools/benchmark.py', tmp_path / 'cpu', tmp_path / 'page.md'
     options = ('--candidates', 3, '--stage', 'post-processing', '--image', '64x96')
@@ -270,7 +356,7 @@ def test_bad_arguments_are_said(tmp_path, words, message):
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, 'run_bench', lambda args: pytest.fail('it was measured'))
+    monkeypatch.setattr(benchmark, 'run_bench', lambda *args: pytest.fail('it was measured'))
     (tmp_path / 'file').touch()
     with pytest.raises(InputError, match='file/out: no such folder can be made'):
         start(tmp_path / 'file/out', 'nms')

@@ -1,4 +1,4 @@
-"""The arguments of the shell scripts, with stand-ins for srun and for Python."""
+"""The shell scripts, with stand-ins for srun and for Python."""
 
 import os
 import subprocess
@@ -82,3 +82,44 @@ def test_torchrun(run, kind, second):
         '--master_port=29500', '--nproc_per_node=2', f'{TOOLS}/{kind}.py', 'a.py', *second,
         '--launcher', 'pytorch', '--work-dir', 'my work'
     ]  # fmt: skip
+
+
+STAND_IN = """#!/bin/sh
+case "$1" in
+    -c) echo "a card"; exit ${card:-0} ;;
+    -m) echo "$@" >> $called; exit ${tests:-0} ;;
+    *) echo "$@" >> $called; exit ${benchmark:-0} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ('statuses', 'started', 'status'),
+    [
+        (dict(), 2, 0),
+        (dict(tests='1'), 2, 1),  # what fails leaves the rest to be measured
+        (dict(benchmark='1'), 2, 1),
+        (dict(card='1'), 0, 1),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_is_asked(statuses, started, status, tmp_path):
+    program, called, out = tmp_path / 'python', tmp_path / 'called', tmp_path / 'my results'
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    called.touch()
+    variables = dict(PATH=os.environ['PATH'], PYTHON=str(program), called=str(called))
+    words = ['make', '--no-print-directory', 'gpu', f'GPU_OUT={out}']
+    result = subprocess.run(
+        words, cwd=TOOLS.parent, env={**variables, **statuses}, capture_output=True, text=True
+    )
+    assert (result.returncode != 0) == status
+    lines = called.read_text().splitlines()
+    assert len(lines) == started
+    assert (out / 'log.txt').read_text().startswith('a card\n')
+    if lines:
+        assert lines[0].startswith('-m pytest -m cuda ')
+        assert lines[1].startswith(f'tools/benchmark.py gpu --device cuda --out {out} --seconds 4')
+        assert f'results in {out}' in result.stdout
+    else:
+        assert f'error: {program} sees no GPU' in result.stdout

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,11 @@ class Pictures(NamedTuple):
     def mask_size(self) -> tuple[int, int]:
         """Height and width of the mask features."""
         return tuple(side // MASK_STRIDE for side in self.padded)
+
+
+def random_images(count: int, size: Sequence[int]) -> Tensor:
+    """Noise (count, 3, H, W), the same every time."""
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def pad_to(size: Sequence[int], divisor: int = 32) -> tuple[int, int]:
@@ -193,6 +199,7 @@ def to_levels(cells: Tensor, num_grids: Sequence[int]) -> list[Tensor]:
     ]
 
 
+@lru_cache(maxsize=1)  # the next part of a set may differ in precision alone
 def made_batch(count: int, batch_size: int = 1, **settings) -> Outputs:
     """``made_image`` for each of a batch, all of them different."""
     images = [made_image(count, seed=seed, **settings) for seed in range(batch_size)]
@@ -204,15 +211,13 @@ def made_batch(count: int, batch_size: int = 1, **settings) -> Outputs:
     )
 
 
-def candidates_of(
-    outputs: Outputs, score_thr: float = 0.1
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scores (n,), labels (n,), kernels (n, E) and masks (n, h, w) bool of the first image.
+def candidates_of(outputs: Outputs, image: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores (n,), labels (n,), kernels (n, E) and masks (n, h, w) bool of an image.
 
-    It takes every pair above the threshold: all of them survive the point NMS.
+    It takes every pair above 0.1, the published threshold: all of them survive the point NMS.
     """
-    scores = torch.cat([level[0].flatten(1) for level in outputs.logits], dim=1).T.sigmoid()
-    kernels = torch.cat([level[0].flatten(1) for level in outputs.kernels], dim=1).T
-    cell, label = (scores > score_thr).nonzero(as_tuple=True)
-    masks = torch.einsum('ne,ehw->nhw', kernels[cell], outputs.features[0]) > 0
+    scores = torch.cat([level[image].flatten(1) for level in outputs.logits], dim=1).T.sigmoid()
+    kernels = torch.cat([level[image].flatten(1) for level in outputs.kernels], dim=1).T
+    cell, label = (scores > 0.1).nonzero(as_tuple=True)
+    masks = torch.einsum('ne,ehw->nhw', kernels[cell], outputs.features[image]) > 0
     return scores[cell, label], label, kernels[cell], masks

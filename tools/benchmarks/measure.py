@@ -6,12 +6,12 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from statistics import median
 
 import mmdet
 import mmengine
@@ -56,14 +56,17 @@ def by_turns(
     return found
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, least and largest of values."""
-    return dict(median=median(values), min=min(values), max=max(values))
-
-
-def ratio(above: list[float], below: list[float]) -> dict[str, float]:
-    """How many times ``below`` goes into ``above``, round by round: median, least, largest."""
-    return summary([a / b for a, b in zip(above, below, strict=False)])
+def waits(run: Callable[[], object], device: torch.device) -> int:
+    """How often one run waits for a GPU, by torch's own count."""
+    synchronize(device)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn')
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    return sum('called a synchronizing CUDA operation' in str(one.message) for one in seen)
 
 
 # Memory

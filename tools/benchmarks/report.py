@@ -3,12 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 from matplotlib.ticker import LogFormatter
 
-from benchmarks.measure import ratio, summary
 from mmsolov2.errors import InputError
+from mmsolov2.fileio import AtomicLocalBackend
 
 SIDES = ('mmdet', 'ours', 'floor')
 COLORS = dict(mmdet='tab:red', ours='tab:blue', floor='tab:gray')
@@ -24,7 +25,7 @@ is what cannot be saved; each table says what it is. "Differing" counts the pixe
 `nms`, figures with `evaluate`, images with `read`) in which the results are not equal. mmdet
 convolves and we multiply matrices: with several threads their last bits differ, and with them a
 pixel in ten million or so whose value is at the threshold (configs.md, "Equal to the pixel"). More
-than one in a million is an error.
+than one in a million is an error. "Waits" is how often one run makes the CPU wait for a GPU.
 
 Outputs of networks are made, not predicted, so that their number of candidates is known: pairs of
 a cell and a class that pass the point NMS and the score threshold. Each has a cell of its own as
@@ -33,13 +34,15 @@ classes. Compact masks cover 1 to 5 % of the picture, eight or so around each ob
 half of all pixels at random, the worst case. With the network included, it computes all it has to,
 and then its outputs are the made ones.
 """
+NO_GPU = """Not measured yet: GPUs. Where there is one, and Python has torch with CUDA and what
+setup.cfg lists, `make gpu` tests and measures in eight minutes, and fetches nothing. Then
+`tools/benchmark.py report --out work_dirs/benchmark/cpu work_dirs/benchmark/gpu` makes this page
+of both machines."""
 
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file at once, so that an interrupted run leaves none or all of it."""
-    unfinished = file.with_name(f'{file.name}.unfinished')
-    unfinished.write_text(text)
-    unfinished.replace(file)
+    AtomicLocalBackend().put(text.encode(), file)
 
 
 # Tables
@@ -50,25 +53,27 @@ def number(value: float) -> str:
     return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'
 
 
-def spread(found: dict[str, float], factor: float = 1) -> str:
-    """A median with the least and the largest value."""
-    middle, low, high = (number(factor * found[name]) for name in ('median', 'min', 'max'))
+def spread(values: Sequence[float]) -> str:
+    """Median of values with the least and the largest."""
+    if not values:
+        return '–'
+    middle, low, high = (number(pick(values)) for pick in (median, min, max))
     return f'{middle} ({low}–{high})'
 
 
-def milliseconds(values: list[float] | None) -> str:
+def milliseconds(values: Sequence[float] = ()) -> str:
     """Median and spread of seconds, in ms."""
-    return spread(summary(values), 1000) if values else '–'
+    return spread([1000 * value for value in values])
 
 
-def times(above: list[float] | None, below: list[float] | None) -> str:
-    """Median and spread of how many times one goes into the other."""
-    return spread(ratio(above, below)) if above and below else '–'
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """How many times ``below`` goes into ``above``, round by round."""
+    return [a / b for a, b in zip(above, below, strict=False)]
 
 
-def percent_more(above: list[float] | None, below: list[float] | None) -> str:
-    """By how much the median of one is more than the other, round by round."""
-    return f'{100 * (ratio(above, below)["median"] - 1):.1f} %' if above and below else '–'
+def percent_more(found: Sequence[float]) -> str:
+    """By how much the median of ratios is more than 1."""
+    return f'{100 * (median(found) - 1):.1f} %' if found else '–'
 
 
 def megabytes(memory: dict, side: str) -> str:
@@ -78,21 +83,30 @@ def megabytes(memory: dict, side: str) -> str:
     return 'not measured' if memory[side] is None else f'{memory[side] / 1e6:.1f}'
 
 
+def images_a_second(case: dict, side: str) -> str:
+    """Images in a batch over the median time, where the case says how many there are."""
+    seconds, images = case['seconds'].get(side), case['case'].get('batch')
+    return number(images / median(seconds)) if seconds and images else '–'
+
+
 def row(case: dict, overhead: bool) -> dict[str, str]:
     """The cells of a case by their column's head."""
-    seconds, memory = case['seconds'], case['memory']
+    seconds, memory = {side: case['seconds'].get(side, ()) for side in SIDES}, case['memory']
+    compare = percent_more if overhead else spread
     cells = {name: str(value) for name, value in case['case'].items()}
     for side in SIDES:
-        cells[f'{side}, ms'] = milliseconds(seconds.get(side))
-    cells['faster'] = times(seconds.get('mmdet'), seconds.get('ours'))
+        cells[f'{side}, ms'] = milliseconds(seconds[side])
+    cells['faster'] = spread(ratios(seconds['mmdet'], seconds['ours']))
     for side in SIDES[:2]:
-        compare = percent_more if overhead else times
-        cells[f'{side} over floor'] = compare(seconds.get(side), seconds.get('floor'))
+        cells[f'{side}, images/s'] = images_a_second(case, side)
+    for side in SIDES[:2]:
+        cells[f'{side} over floor'] = compare(ratios(seconds[side], seconds['floor']))
     for side in SIDES:
         cells[f'{side}, MB'] = megabytes(memory, side)
-    for other in sorted(seconds.keys() - set(SIDES)):
-        cells[f'{other}, ms'] = milliseconds(seconds[other])
-        cells[f'{other} / floor'] = times(seconds[other], seconds.get('floor'))
+    for other in sorted(case['seconds'].keys() - set(SIDES)):
+        cells[f'{other}, ms'] = milliseconds(case['seconds'][other])
+        cells[f'{other} / floor'] = spread(ratios(case['seconds'][other], seconds['floor']))
+    cells |= {f'{side} waits': str(count) for side, count in case.get('waits', {}).items()}
     whole, part = memory.get('mmdet'), memory.get('ours')
     cells['memory, ours : mmdet'] = f'{part / whole:.3f}' if whole and part is not None else '–'
     cells |= {name: number(value) for name, value in case.get('figures', {}).items()}
@@ -176,7 +190,7 @@ def plot(content: dict, file: Path) -> bool:
 def time_of(case: dict, side: str) -> float | None:
     """Median ms of one side of a case."""
     values = case['seconds'].get(side)
-    return 1000 * summary(values)['median'] if values else None
+    return 1000 * median(values) if values else None
 
 
 def memory_of(case: dict, side: str) -> float | None:
@@ -215,7 +229,10 @@ def section(file: Path, page: Path) -> str:
     """A subcommand's part of the page; its picture is written beside the page."""
     content = json.loads(file.read_text())
     picture = page.with_name(f'{page.stem}-{file.parent.name}-{file.stem}.png')
-    lines = [f'## {content["subcommand"]}: {content["help"]}', machine_line(content['machine'])]
+    device = content['machine']['device']
+    place = '' if device == 'CPU' else f' on {device}'
+    head = f'## {content["subcommand"]}{place}: {content["help"]}'
+    lines = [head, machine_line(content['machine'])]
     if content['floor']:
         lines.append(f'Floor: {content["floor"]}.')
     lines.append(table(content).strip())
@@ -238,6 +255,6 @@ def write_page(folders: Sequence[Path], page: Path) -> None:
     parts = [section(file, page) for found in files for file in found]
     machines = [json.loads(file.read_text())['machine'] for found in files for file in found]
     if all(machine['device'] == 'CPU' for machine in machines):
-        parts.insert(0, 'Not measured yet: GPUs.')
+        parts.insert(0, NO_GPU)
     write_whole(page, '\n\n'.join([PAGE.strip(), *parts]) + '\n')
     print(page)

@@ -11,7 +11,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from benchmarks.inputs import Outputs
+from benchmarks.inputs import Outputs, random_images
 from benchmarks.models import Runs, autocast, build_heads, build_models, pictures_of
 from mmsolov2.errors import InputError
 from mmsolov2.models.targets.grid_assigner import ImageTargets
@@ -125,20 +125,19 @@ def with_positives(head: nn.Module, wanted: int, instances: InstanceData, size) 
     return instances[: int((found < wanted).sum()) + 1]
 
 
+def instances_of_batch(
+    args: argparse.Namespace, count: int, size: tuple[int, int], num_classes: int
+) -> list[InstanceData]:
+    """``made_instances`` for each image of a batch, all of them different."""
+    settings = dict(num_classes=num_classes, device=args.device)
+    return [made_instances(count, size, **settings, seed=seed) for seed in range(args.batch_size)]
+
+
 def loss_runs(args: argparse.Namespace, case: dict) -> Runs:
     """The loss and its backward, of made outputs and about as many positives an image."""
     theirs, ours = build_heads(args, case)
     pictures = pictures_of(args, case)
-    many = [
-        made_instances(
-            case['positives'] + 10,
-            pictures.padded,
-            num_classes=ours.num_classes,
-            device=args.device,
-            seed=seed,
-        )
-        for seed in range(args.batch_size)
-    ]
+    many = instances_of_batch(args, case['positives'] + 10, pictures.padded, ours.num_classes)
     few = [with_positives(ours, case['positives'], one, pictures.padded) for one in many]
     outputs = made_leaves(args, ours, pictures.mask_size())
     return dict(
@@ -150,19 +149,9 @@ def step_runs(args: argparse.Namespace, case: dict) -> Runs:
     """Forward, loss and backward; beside them the floor, and the loss alone."""
     theirs, ours = (model.train() for model in build_models(args, case))
     pictures = pictures_of(args, case)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(args.batch_size, 3, *pictures.padded, generator=generator)
-    images = images.to(args.device)
-    instances = [
-        made_instances(
-            case['instances'],
-            pictures.padded,
-            num_classes=ours.mask_head.num_classes,
-            device=args.device,
-            seed=seed,
-        )
-        for seed in range(args.batch_size)
-    ]
+    images = random_images(args.batch_size, pictures.padded).to(args.device)
+    classes = ours.mask_head.num_classes
+    instances = instances_of_batch(args, case['instances'], pictures.padded, classes)
     meta = {**pictures.meta(), 'img_shape': pictures.padded}
     samples = [DetDataSample(gt_instances=one, metainfo=meta) for one in instances]
 
