@@ -26,7 +26,7 @@ from mmsolov2.cli.config import base_dataset_configs, dataset_of, open_config
 from mmsolov2.cli.errors import error_context
 from mmsolov2.datasets.image_files import decode_image
 from mmsolov2.errors import InputError
-from mmsolov2.models.state_dicts import read_matching
+from mmsolov2.models.state_dicts import class_names, read_matching
 from mmsolov2.registry import DATASETS, MODELS
 from mmsolov2.structures.masks import encode_rle, tight_boxes
 
@@ -233,17 +233,13 @@ def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
     Raises:
         InputError: if the config has no test data, which also tell how images are read.
     """
-    stored = checkpoint_meta.get('dataset_meta', checkpoint_meta)
-    stored = {key.lower(): value for key, value in stored.items()}
     dataset = next(base_dataset_configs(dataset_of(config, 'test')))
     with error_context(config.filename):
         known = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
     count = config.model.mask_head.num_classes
-    numbered = [f'class {number}' for number in range(1, count + 1)]
-    candidates = (stored.get('classes'), known.get('classes'), numbered)
-    classes = next(
-        tuple(each) for each in candidates if isinstance(each, list | tuple) and len(each) == count
-    )
+    numbered = tuple(f'class {number}' for number in range(1, count + 1))
+    candidates = (class_names(checkpoint_meta), class_names(known), numbered)
+    classes = next(names for names in candidates if len(names) == count)
     return dict(classes=classes, palette=known.get('palette', 'random'))
 
 

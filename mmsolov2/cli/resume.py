@@ -9,7 +9,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmsolov2.errors import InputError
-from mmsolov2.models.state_dicts import mismatches, unwrap_model, weights_for
+from mmsolov2.models.state_dicts import class_names, mismatches, unwrap_model, weights_for
 
 WEIGHTS_ALONE = 'it holds weights alone, no training to go on with'
 
@@ -35,14 +35,10 @@ def require_same_training(runner: Runner) -> None:
     except InputError as error:
         raise InputError(f'{filename}: {error}') from error
     if reason:
-        raise _start_anew(filename, reason)
-
-
-def _start_anew(filename: str, reason: str) -> InputError:
-    return InputError(
-        f'{filename}: {reason}: leave --resume out, and start from the weights with --cfg-options '
-        f'load_from={filename}'
-    )
+        raise InputError(
+            f'{filename}: {reason}: leave --resume out, and start from the weights with '
+            f'--cfg-options load_from={filename}'
+        )
 
 
 def _hinders_resuming(runner: Runner, checkpoint: Mapping) -> str | None:
@@ -54,8 +50,8 @@ def _hinders_resuming(runner: Runner, checkpoint: Mapping) -> str | None:
         return None
     if not _has(hub, dict, 'log_scalars', 'runtime_info', 'resumed_keys'):
         return WEIGHTS_ALONE
-    theirs = _classes(meta.get('dataset_meta'))
-    ours = _classes(getattr(runner.train_dataloader.dataset, 'metainfo', None))
+    theirs = class_names(meta.get('dataset_meta'))
+    ours = class_names(getattr(runner.train_dataloader.dataset, 'metainfo', None))
     if theirs and ours and theirs != ours:
         return _other_classes(theirs, ours)
     model = unwrap_model(runner.model)
@@ -73,15 +69,7 @@ def _has(value: object, kind: type, *keys: str) -> TypeGuard[dict]:
     return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key in keys)
 
 
-def _classes(meta: object) -> list[str]:
-    """The names of classes in the meta of a data set, of mmdet 2 or 3; none if it has none."""
-    if not isinstance(meta, Mapping):
-        return []
-    names = meta.get('classes', meta.get('CLASSES'))
-    return [str(name) for name in names] if isinstance(names, list | tuple) else []
-
-
-def _other_classes(theirs: list[str], ours: list[str]) -> str:
+def _other_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
     """How two lists of classes differ: labels are places in the list."""
     if len(theirs) != len(ours):
         old, new = [textwrap.shorten(', '.join(names), 200) for names in (theirs, ours)]

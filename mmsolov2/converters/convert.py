@@ -16,13 +16,12 @@ from mmsolov2.converters.formats import (
     convention_of,
     recognise,
     rename_all,
-    some_of,
     version_of,
 )
 from mmsolov2.converters.settings import config_lines, describe, model_settings, nearest_config
 from mmsolov2.errors import InputError
 from mmsolov2.models.dynamic_conv import with_balanced_taps
-from mmsolov2.models.state_dicts import mismatches, state_dict_of
+from mmsolov2.models.state_dicts import class_names, mismatches, some_of, state_dict_of
 from mmsolov2.registry import MODELS
 
 
@@ -67,7 +66,7 @@ def convert(checkpoint: Mapping) -> Conversion:
     config, overrides = nearest_config(settings)
     require_complete(complete, config, overrides)
     meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
+    names = class_names(meta)
     return Conversion(
         source=version_of(source, meta),
         weights=complete,
@@ -77,7 +76,7 @@ def convert(checkpoint: Mapping) -> Conversion:
         overrides=overrides,
         added=len(complete) - len(weights),
         dropped=sorted(entries.keys() - state_dict.keys()),
-        classes=_class_names(meta, settings['mask_head']['num_classes']),
+        classes=names if len(names) == settings['mask_head']['num_classes'] else None,
     )
 
 
@@ -117,14 +116,6 @@ def require_complete(weights: Mapping[str, Tensor], name: str, overrides: Mappin
             f'{len(wrong)} entries do not fit the model that the others describe: {some_of(wrong)}'
             '. The file is incomplete or half converted; convert the file as it was published'
         )
-
-
-def _class_names(meta: Mapping, count: int) -> tuple[str, ...] | None:
-    """The class names in a checkpoint's meta, of mmengine or of mmcv; None unless ``count``."""
-    stored = meta.get('dataset_meta') or meta
-    names = next((stored[key] for key in ('classes', 'CLASSES') if stored.get(key)), ())
-    names = (names,) if isinstance(names, str) else tuple(names)
-    return names if len(names) == count else None
 
 
 def to_checkpoint(conversion: Conversion) -> dict:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.state_dicts import some_of
 
 
 class Convention(NamedTuple):
@@ -148,33 +149,30 @@ def recognise(names: Iterable[str]) -> Format:
         InputError: if they are of another model, or of several formats or of a part of one.
     """
     names = list(names)
-    found = [each for each in FORMATS if all(_count(names, start) for start in each.needs)]
+    starts = {start for each in FORMATS for start in each.needs}
+    counts = {start: sum(name.startswith(start) for name in names) for start in sorted(starts)}
+    found = [each for each in FORMATS if all(counts[start] for start in each.needs)]
     if len(found) == 1:
         return found[0]
-    starts = dict.fromkeys(start for each in FORMATS for start in each.needs)
-    present = [start for start in starts if _count(names, start)]
-    raise _mixed(names, present) if present else _other_model(names)
+    raise _mixed(len(names), counts) if any(counts.values()) else _other_model(names)
 
 
-def _count(names: Iterable[str], start: str) -> int:
-    return sum(name.startswith(start) for name in names)
-
-
-def _mixed(names: list[str], starts: list[str]) -> InputError:
-    owners = {start: [each.name for each in FORMATS if start in each.needs] for start in starts}
+def _mixed(total: int, counts: Mapping[str, int]) -> InputError:
+    owners = {start: [each.name for each in FORMATS if start in each.needs] for start in counts}
     parts = [
-        f'{_count(names, start)} begin with {start} (as of {" and ".join(owners[start])})'
-        for start in starts
+        f'{count} begin with {start} (as of {" and ".join(owners[start])})'
+        for start, count in counts.items()
+        if count
     ]
     return InputError(
-        f'of its {len(names)} entries {", ".join(parts)}: names of several formats, or not all of '
+        f'of its {total} entries {", ".join(parts)}: names of several formats, or not all of '
         'one. It is half converted, incomplete or another model; convert the file as it was '
         'published'
     )
 
 
 def _other_model(names: list[str]) -> InputError:
-    kinds = [kind for start, kind in OTHER_MODELS.items() if _count(names, start)]
+    kinds = [OTHER_MODELS[one] for one in OTHER_MODELS for name in names if name.startswith(one)]
     parts = Counter(name.partition('.')[0] for name in names)
     listed = ', '.join(f'{part} ({count})' for part, count in parts.most_common(8))
     return InputError(
@@ -182,12 +180,6 @@ def _other_model(names: list[str]) -> InputError:
         f'first are {some_of(names)}. Only SOLOv2 is converted, of MMDetection 2.x and 3.x, '
         'WXinlong/SOLO and AdelaiDet'
     )
-
-
-def some_of(names: list[str], limit: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
 
 
 def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:
@@ -209,11 +201,8 @@ def rename_all(state_dict: Mapping, source: Format) -> dict[str, Tensor]:
 
 def _left_over(left: list[str], source: Format) -> InputError:
     others = [each.name for each in FORMATS if any(renamed(name, each.rules) for name in left)]
-    reason = (
-        f'have names of {", ".join(others)}: it is half converted'
-        if others
-        else ('have no place in mmsolov2')
-    )
+    owners = f'names of {", ".join(others)}: it is half converted'
+    reason = f'have {owners if others else "no place in mmsolov2"}'
     return InputError(
         f'this is a SOLOv2 of {source.name}, but {len(left)} entries {reason}: {some_of(left)}. '
         'Convert the file as it was published; only ResNet and ResNeXt backbones with a feature '
@@ -221,11 +210,11 @@ def _left_over(left: list[str], source: Format) -> InputError:
     )
 
 
-def version_of(source: Format, meta: Mapping) -> str:
+def version_of(source: Format, meta: object) -> str:
     """The format's name, with the version of MMDetection if the file's meta tells it."""
-    if source is not MMDET or not meta.keys() & {'mmengine_version', 'mmdet_version'}:
-        return source.name
-    return f'{source.name} {"3.x" if "mmengine_version" in meta else "2.x"}'
+    versions = dict(mmengine_version='3.x', mmdet_version='2.x')
+    told = [versions[key] for key in versions if isinstance(meta, Mapping) and key in meta]
+    return f'{source.name} {told[0]}' if told and source is MMDET else source.name
 
 
 def convention_of(source: Format, entries: Mapping) -> Convention:

@@ -152,8 +152,6 @@ def shipped_models() -> dict[str, dict]:
 DEFAULTS = dict(  # of the classes, where a config says nothing
     base_channels=64,
     dcn=None,
-    deform_groups=1,
-    fallback_on_stride=False,
     stage_with_dcn=(False,) * 4,
     conv_cfg=None,
     last_conv_cfg=None,
@@ -166,7 +164,8 @@ def nearest_config(settings: Mapping) -> tuple[str, dict]:
     Of several with the same network, the one for 36 epochs.
     """
     changes = {name: differences(settings, model) for name, model in shipped_models().items()}
-    name = min(changes, key=lambda name: (_size(changes[name]), 'ms-3x' not in name, len(name)))
+    sizes = {name: sum(map(len, parts.values())) for name, parts in changes.items()}
+    name = min(changes, key=lambda name: (sizes[name], 'ms-3x' not in name, len(name)))
     chosen = changes[name]
     if 'backbone' in chosen:
         chosen['backbone']['init_cfg'] = None  # the weights are of another backbone
@@ -174,25 +173,20 @@ def nearest_config(settings: Mapping) -> tuple[str, dict]:
 
 
 def differences(settings: Mapping, config: Mapping) -> dict:
-    """The settings that a config has otherwise, nested as they are."""
-    found = {}
-    for key, value in settings.items():
-        present = config.get(key, DEFAULTS.get(key))
-        if isinstance(value, Mapping) and isinstance(present, Mapping):
-            inner = differences(value, present)
-            found.update({key: inner} if inner else {})
-        elif _plain(value) != _plain(present):
-            found[key] = value
-    return found
+    """The settings of each part that a config has otherwise."""
+    found = {
+        part: {
+            key: value
+            for key, value in own.items()
+            if _plain(config[part].get(key, DEFAULTS.get(key))) != _plain(value)
+        }
+        for part, own in settings.items()
+    }
+    return {part: own for part, own in found.items() if own}
 
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _size(settings: object) -> int:
-    """The number of settings in nested dicts."""
-    return sum(map(_size, settings.values())) if isinstance(settings, Mapping) else 1
 
 
 def config_lines(name: str, overrides: Mapping) -> str:

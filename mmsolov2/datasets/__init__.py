@@ -1,4 +1,4 @@
 from mmsolov2.datasets.coco_instance import CocoInstanceDataset
-from mmsolov2.datasets.transforms import MatchAnnotatedSize, Resize
+from mmsolov2.datasets.transforms import MatchAnnotatedSize
 
-__all__ = ['CocoInstanceDataset', 'MatchAnnotatedSize', 'Resize']
+__all__ = ['CocoInstanceDataset', 'MatchAnnotatedSize']

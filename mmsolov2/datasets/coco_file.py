@@ -73,10 +73,7 @@ def identity(value: object) -> int | str | None:
         return int(value) if value.is_integer() else None
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
-    try:
-        return operator.index(value)  # NumPy's, torch's
-    except TypeError:
-        return None
+    return operator.index(value)  # NumPy's, torch's
 
 
 def find(entries: Mapping[int | str, dict], value: object) -> dict | None:
@@ -175,12 +172,7 @@ class CheckedCOCO(COCO):
         """Annotations in the file, whether they are usable or not."""
         return self.totals.total()
 
-    def get_cat_ids(
-        self,
-        cat_names: Sequence[str] = (),
-        sup_names: Sequence[str] = (),
-        cat_ids: Sequence[int] = (),
-    ) -> list[int | str]:
+    def get_cat_ids(self, cat_names: Sequence[str]) -> list[int | str]:
         """Ids of the named categories, in the order of the names."""
         ids = {category['name']: category['id'] for category in self.dataset['categories']}
         check_categories(self.file, tuple(ids), cat_names)

@@ -3,7 +3,6 @@
 import os
 import traceback
 from pathlib import Path
-from types import FunctionType
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -170,7 +169,8 @@ class CocoInstanceDataset(CocoDataset):
             raise InputError(f'{error} (listed in {self.ann_file})') from error
         except Exception as error:
             is_local = (self.backend_args or {}).get('backend', 'local') == 'local'
-            if is_local and came_through(error, LoadImageFromFile.transform):
+            codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+            if is_local and LoadImageFromFile.transform.__code__ in codes:  # not a step after it
                 self._check_image(self.get_data_info(idx)['img_path'], error)
             raise
         return sample
@@ -203,12 +203,6 @@ class CocoInstanceDataset(CocoDataset):
                 f'{path}: this image cannot be decoded; replace it or take it out of '
                 f'{self.ann_file}'
             ) from error
-
-
-def came_through(error: Exception, function: FunctionType) -> bool:
-    """Whether an error was raised in a function, or in what that called."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_code is function.__code__ for frame in frames)
 
 
 def with_a_pixel(bbox: list[float]) -> list[float]:

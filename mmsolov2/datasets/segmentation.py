@@ -33,7 +33,7 @@ class Extent(NamedTuple):
 
 
 def extent_of(polygons: Sequence[object]) -> Extent | None:
-    """The extent of polygons (x, y, x, y, …); None if one of them is none."""
+    """The extent of polygons (x, y, x, y, …) of at least three points; None if one is none."""
     left = top = math.inf
     right = bottom = -math.inf
     area = 0
@@ -54,11 +54,6 @@ def extent_of(polygons: Sequence[object]) -> Extent | None:
         return None
     inside = min(left, top) > -FARTHEST and max(right, bottom) < FARTHEST
     return Extent(left, top, right, bottom, area) if inside else None
-
-
-def is_polygon(part: object) -> bool:
-    """Whether a part of a segmentation is a list of x, y, x, y, … of at least three points."""
-    return extent_of([part]) is not None
 
 
 def has_third_numbers(part: Sequence[float]) -> bool:
@@ -107,7 +102,7 @@ def read_segmentation(value: object) -> tuple[list | dict, bool]:
         in_pairs(part) if part and len(part) % 2 and has_third_numbers(part) else part
         for part in parts
     ]
-    polygons = [part for part in parts if is_polygon(part)]
+    polygons = [part for part in parts if extent_of([part]) is not None]
     if not polygons:
         odd = [n for part in value for n in _numbers(part) if not _is_coordinate(n)]
         raise ShapeError(shape_of(value) + (f', with {json.dumps(odd[0])[:20]}' if odd else ''))

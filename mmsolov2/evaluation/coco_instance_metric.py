@@ -296,7 +296,7 @@ class CocoInstanceMetric(CocoMetric):
         for metric in () if self.format_only else self.metrics:
             print_log(f'Evaluating {metric}...', logger='current')
             if metric == 'proposal_fast':
-                recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs)
+                recalls = self.fast_eval_recall(predictions)
                 names = [f'AR@{number}' for number in self.proposal_nums]
                 figures.update(zip(names, recalls, strict=True))
                 continue
@@ -323,9 +323,7 @@ class CocoInstanceMetric(CocoMetric):
             )
         return chosen
 
-    def fast_eval_recall(
-        self, results: Sequence[dict], *args: object, **kwargs: object
-    ) -> np.ndarray:
+    def fast_eval_recall(self, results: Sequence[dict]) -> np.ndarray:
         """Average recalls of boxes by numbers of them; mmdet's fails with NumPy 2."""
         truths = []
         for result in results:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.evaluator import DumpResults
 
-from mmsolov2.structures.masks import encode_rle
+from mmsolov2.evaluation.coco_instance_metric import with_rle
 
 
 class DumpInstances(DumpResults):
@@ -16,10 +15,6 @@ class DumpInstances(DumpResults):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch."""
-        super().process(data_batch, data_samples)
-        for sample in self.results[-len(data_samples) :]:
-            for ground_truth in ('gt_instances', 'ignored_instances'):
-                sample.pop(ground_truth, None)
-            masks = sample['pred_instances']['masks']
-            if isinstance(masks, torch.Tensor):
-                sample['pred_instances']['masks'] = encode_rle(masks)
+        truth = ('gt_instances', 'ignored_instances')
+        kept = [{key: sample[key] for key in sample if key not in truth} for sample in data_samples]
+        super().process(data_batch, [with_rle(sample) for sample in kept])

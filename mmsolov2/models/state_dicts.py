@@ -32,6 +32,22 @@ def weights_in(checkpoint: Mapping) -> list[Mapping]:
     return [part for part in inside if isinstance(part, Mapping)] or [checkpoint]
 
 
+def class_names(meta: object) -> tuple[str, ...]:
+    """The names of classes in a checkpoint's meta, of mmengine or of mmcv; none if it has none."""
+    stored = (meta.get('dataset_meta') or meta) if isinstance(meta, Mapping) else None
+    if not isinstance(stored, Mapping):
+        return ()
+    names = stored.get('classes') or stored.get('CLASSES')
+    names = [names] if isinstance(names, str) else names
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def some_of(names: list[str], limit: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
+
+
 def is_plain(value: object) -> bool:
     """Whether a value is an array, or a tensor with its values at places of a memory."""
     if isinstance(value, Tensor):
@@ -132,11 +148,10 @@ def require_match(
     total = len(model.state_dict())
     if not wrong or (matched >= total / 2 and not strict):
         return
-    more = f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''
     raise InputError(
         f'the checkpoint is of another model: {matched} of the {total} entries of '
-        f'{type(model).__name__} match; the first that do not: {", ".join(wrong[:5])}{more}. '
-        'Use the config that the checkpoint was trained with. To start from the backbone of '
-        "another model, use backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
+        f'{type(model).__name__} match; the first that do not: {some_of(wrong)}. Use the config '
+        'that the checkpoint was trained with. To start from the backbone of another model, use '
+        "backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
         "prefix='backbone.')"
     )
