@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -58,6 +58,14 @@ OUT = 'work_dirs/benchmark/cpu'  # a folder for each machine: its name is in tho
 CONFIG = 'solov2_r50_fpn_1x_coco'
 LIGHT = 'solov2-light_r18_fpn_ms-3x_coco'
 WARM = dict(candidates=2, instances=2, positives=2, size='64x96')  # a small case
+CHOICES = dict(  # of axes, wherever they are
+    masks=MASK_KINDS,
+    option=tuple(OPTIONS),
+    strategy=tuple(STRATEGIES),
+    format=('bitmap', 'rle'),
+    stage=('post-processing', 'prediction'),
+    backend=('pycocotools', 'faster'),
+)
 PRECISIONS = {'fp32': [], 'tf32': ['--tf32'], 'bf16': ['--amp', 'bf16']}  # on the command line
 
 
@@ -71,7 +79,6 @@ class Subcommand:
     build: Callable[[argparse.Namespace, dict], Runs] | None = None
     differing: Callable[[object, object], int] | None = None
     measure: Callable[..., dict] | None = None  # ``measured`` unless it says otherwise
-    choices: dict[str, Sequence] = field(default_factory=dict)
     overhead: bool = False  # whether the others contain the floor
     trains: bool = False  # whether it needs gradients
     amp: bool = False  # whether it can run under autocast
@@ -214,7 +221,6 @@ BENCHES = {
         differing=differing_pixels,
         encode=True,
         amp=True,
-        choices=dict(masks=MASK_KINDS, option=tuple(OPTIONS)),
     ),
     'postprocess': Subcommand(
         help="the network's outputs to results",
@@ -223,14 +229,12 @@ BENCHES = {
         build=postprocess_runs,
         differing=differing_pixels,
         encode=True,
-        choices=dict(masks=MASK_KINDS),
     ),
     'network': Subcommand(
         help="the network alone, with the model's options for speed",
         floor='our network without the option',
         axes=dict(option=tuple(OPTIONS)),
         build=network_runs,
-        choices=dict(option=tuple(OPTIONS)),
     ),
     'nms': Subcommand(
         help='mask NMS alone, its overlaps included',
@@ -243,7 +247,6 @@ BENCHES = {
         ),
         build=nms_runs,
         differing=differing_scores,
-        choices=dict(strategy=tuple(STRATEGIES), masks=MASK_KINDS),
     ),
     'memory': Subcommand(
         help='peak memory and time of prediction by the size of the original image',
@@ -259,7 +262,6 @@ BENCHES = {
         amp=True,
         measure=measured_apart,
         encode=True,
-        choices=dict(format=('bitmap', 'rle'), stage=('post-processing', 'prediction')),
     ),
     'targets': Subcommand(
         help='instances of one image to what a loss compares with',
@@ -294,7 +296,6 @@ BENCHES = {
             backend=('pycocotools', 'faster'),
         ),
         measure=measured_evaluation,
-        choices=dict(format=('bitmap', 'rle'), backend=('pycocotools', 'faster')),
     ),
     'read': Subcommand(
         help='an annotation file to a data set; ours checks every entry',
@@ -320,10 +321,11 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
             text = "autocast of the network's part, of both"
             command.add_argument('--amp', choices=sorted(AMP), help=text)
         for axis, values in bench.axes.items():
-            checked = dict(choices=bench.choices[axis]) if axis in bench.choices else {}
-            number = at_least(1 if axis in ('images', 'classes') else 0)
-            kind = number if isinstance(values[0], int) else str
-            command.add_argument(f'--{axis}', nargs='+', type=kind, default=values, **checked)
+            least = 1 if axis in ('images', 'classes') else 0
+            kind = at_least(least) if isinstance(values[0], int) else str
+            command.add_argument(
+                f'--{axis}', nargs='+', type=kind, default=values, choices=CHOICES.get(axis)
+            )
     add_common(add_command(commands, 'all', 'all of these, with their own values'))
     add_gpu(add_command(commands, 'gpu', 'what a GPU is asked first, the cheapest before the rest'))
     report = add_command(commands, 'report', 'a page with tables and plots of all results')

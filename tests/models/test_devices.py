@@ -256,12 +256,16 @@ def test_prediction_waits_a_few_times_an_image(limits, mask_format):
 # The tools
 
 
-def test_the_tools_train_with_mixed_precision_and_test(tiny_config, run_python, tmp_path):
-    """They take the GPU by themselves."""
+def test_the_tools_train_test_and_predict(tiny_config, tiny_shapes, run_python, tmp_path):
+    """They take the GPU by themselves; training is in mixed precision."""
     trained = run_python('tools/train.py', tiny_config, '--work-dir', tmp_path, '--amp')
     log = trained.stdout + trained.stderr
     losses = [float(loss) for loss in re.findall(r' loss: ([\d.]+)', log)]
     assert len(losses) == 12 and all(np.isfinite(losses))
     assert ' memory: ' in log  # which mmengine says of GPUs alone
-    tested = run_python('tools/test.py', tiny_config, tmp_path / 'epoch_3.pth')
+    checkpoint = tmp_path / 'epoch_3.pth'
+    tested = run_python('tools/test.py', tiny_config, checkpoint)
     assert 'coco/segm_mAP' in tested.stdout + tested.stderr
+    options = ('--config', tiny_config, '--checkpoint', checkpoint, '--out-dir', tmp_path / 'out')
+    run_python('tools/predict.py', tiny_shapes / 'val', *options, '--device', 'cuda:0')
+    assert len(list((tmp_path / 'out/overlays').iterdir())) == 6

@@ -1,6 +1,7 @@
 """The shell scripts, with stand-ins for srun and for Python."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,7 @@ esac
 """
 
 
+@pytest.mark.skipif(shutil.which('timeout') is None, reason='there is no timeout')
 @pytest.mark.parametrize(
     ('statuses', 'started', 'status'),
     [
