@@ -1,4 +1,4 @@
 from mmsolov2.datasets.coco_instance import CocoInstanceDataset
-from mmsolov2.datasets.transforms import MatchAnnotatedSize
+from mmsolov2.datasets.transforms import MatchAnnotatedSize, Resize
 
-__all__ = ['CocoInstanceDataset', 'MatchAnnotatedSize']
+__all__ = ['CocoInstanceDataset', 'MatchAnnotatedSize', 'Resize']

@@ -4,6 +4,7 @@ import os
 
 import mmcv
 from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import Resize as MMDetResize
 
 from mmsolov2.datasets.image_files import is_cut_file
 from mmsolov2.errors import InputError
@@ -44,3 +45,8 @@ class MatchAnnotatedSize(BaseTransform):
                 f'annotations say {annotated[1]}x{annotated[0]}: correct the annotation file'
             )
         return {**results, 'img': unturned, 'img_shape': shape, 'ori_shape': shape}
+
+
+@TRANSFORMS.register_module()
+class Resize(MMDetResize):
+    """mmdet's Resize under a name that configs had while it failed on very long images."""

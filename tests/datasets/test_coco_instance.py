@@ -25,7 +25,7 @@ PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='mmsolov2.MatchAnnotatedSize'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='mmsolov2.Resize', scale=(64, 64), keep_ratio=True),
     dict(type='PackDetInputs'),
 ]
 SQUARE = [[4, 4, 20, 4, 20, 20, 4, 20]]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets.transforms import Resize
+from mmdet.datasets.transforms import Resize as MMDetResize
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from PIL import Image
 
-from mmsolov2.datasets import MatchAnnotatedSize
+from mmsolov2.datasets import MatchAnnotatedSize, Resize
 from mmsolov2.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF
@@ -144,8 +144,9 @@ def sample(height: int, width: int, kind: str = 'bitmap') -> dict:
         (1, 1, (256, 256)),
     ],
 )
-def test_thin_image_keeps_a_pixel(height, width, shape, kind):
-    resized = Resize(scale=(320, 256), keep_ratio=True).transform(sample(height, width, kind))
+@pytest.mark.parametrize('step', [Resize, MMDetResize])
+def test_thin_image_keeps_a_pixel(height, width, shape, kind, step):
+    resized = step(scale=(320, 256), keep_ratio=True).transform(sample(height, width, kind))
     assert resized['img'].shape == (*shape, 3)
     assert resized['img_shape'] == shape
     assert np.allclose(resized['scale_factor'], (shape[1] / width, shape[0] / height))
@@ -170,13 +171,16 @@ def test_thin_image_keeps_its_pixels():
     assert (resized['img'] == 77).all()
 
 
-def test_thin_image_in_random_choice_resize():
-    step = TRANSFORMS.build(dict(type='RandomChoiceResize', scales=[(320, 256)], keep_ratio=True))
+@pytest.mark.parametrize('choice', [{}, dict(resize_type='mmsolov2.Resize')])
+def test_thin_image_in_random_choice_resize(choice):
+    step = TRANSFORMS.build(
+        dict(type='RandomChoiceResize', scales=[(320, 256)], keep_ratio=True, **choice)
+    )
     assert step.transform(sample(10, 8000))['img_shape'] == (1, 320)
 
 
 def test_thin_image_by_a_factor():
-    step = Resize(scale_factor=0.04, keep_ratio=True)
+    step = MMDetResize(scale_factor=0.04, keep_ratio=True)
     assert step.transform(sample(10, 8000))['img_shape'] == (1, 320)
 
 
@@ -193,8 +197,23 @@ def test_thin_image_with_another_interpolation():
     assert set(np.unique(step.transform(dict(img=image))['img'])) <= {0, 255}
 
 
+@pytest.mark.parametrize('kind', ['bitmap', 'polygon'])
 @pytest.mark.parametrize(
-    ('size', 'half'), [((40, 60), (20, 30)), ((37, 61), (19, 31)), ((8, 300), (4, 150))]
+    'settings',
+    [
+        dict(scale=(32, 24), keep_ratio=True),
+        dict(scale=(32, 24), keep_ratio=False),
+        dict(scale=(320, 256), keep_ratio=True, interpolation='nearest'),
+        dict(scale_factor=0.5, keep_ratio=True),
+        dict(scale=(32, 24), keep_ratio=True, clip_object_border=False),
+    ],
 )
-def test_sides_of_other_images_are_rounded_as_by_mmcv(size, half):
-    assert Resize(scale_factor=0.5).transform(sample(*size))['img_shape'] == half
+@pytest.mark.parametrize('size', [(40, 60), (61, 37), (24, 32), (8, 300)])
+def test_equals_mmdet_elsewhere(settings, size, kind):
+    ours = Resize(**settings).transform(sample(*size, kind))
+    theirs = MMDetResize(**settings).transform(sample(*size, kind))
+    assert ours.keys() == theirs.keys()
+    for key in ('img', 'scale_factor', 'img_shape', 'scale', 'homography_matrix'):
+        assert np.array_equal(ours[key], theirs[key]), key
+    assert torch.equal(ours['gt_bboxes'].tensor, theirs['gt_bboxes'].tensor)
+    assert np.array_equal(ours['gt_masks'].to_ndarray(), theirs['gt_masks'].to_ndarray())
