@@ -40,12 +40,7 @@ VARIANTS = {
     '3x3 kernels': {'mask_head.kernel_size': 3},
     'separate features': {'mask_neck': dict(_delete_=True, **SEPARATE, out_channels=64)},
     'deformable': {'mask_head.conv_cfg': dict(type='DCNv2')},
-    'every switch of the targets': {
-        'mask_head.assigner.owner': 'nearest',
-        'mask_head.assigner.vanishing': 'cover',
-        'mask_head.assigner.open_ended': True,
-        'mask_head.assigner.half_pixel': True,
-    },
+    'an owner for each cell': {'mask_head.assigner.owner': 'last'},
 }
 
 
@@ -218,7 +213,7 @@ def test_waits_are_counted():
     assert waits(lambda: values + 1) == 0
 
 
-@pytest.mark.parametrize('variant', ['published', '3x3 kernels', 'every switch of the targets'])
+@pytest.mark.parametrize('variant', ['published', '3x3 kernels', 'an owner for each cell'])
 @pytest.mark.parametrize('images', RECTANGLES)
 def test_training_waits_once_a_batch(images, variant):
     """To learn how many positives there are; neither what comes before waits nor the gradient."""
@@ -233,15 +228,16 @@ def test_training_waits_once_a_batch(images, variant):
 
 
 # An image's number of candidates, of the cells that they share and of the results that are kept.
-# RLE is made on the CPU: masks and their maps go there, and the boxes come back.
-WAITS = dict(bitmap=3, rle=6)
+# RLE is made on the CPU: what there is of candidates and their logits goes there, boxes come back.
+WAITS = dict(bitmap=3, rle=3 + 6)
+WAITS_A_BLOCK = 2  # its cells, and whether it can hold any that is good enough
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('mask_format', WAITS)
 @pytest.mark.parametrize('limits', LIMITS.values(), ids=LIMITS)
 def test_prediction_waits_a_few_times_an_image(limits, mask_format):
-    """And once more a block of candidates beyond ``nms_pre``."""
+    """And more for each block of candidates beyond ``nms_pre``."""
     model = build().to(GPU)
     everything = dict(nms_pre=None, max_per_img=None, filter_thr=0.0, min_mask_pixels=1)
     candidates = [len(one) for one in results(model, **everything)[0]]
@@ -250,7 +246,8 @@ def test_prediction_waits_a_few_times_an_image(limits, mask_format):
     blocks = sum(count // limits['nms_pre'] if limits['nms_pre'] else 0 for count in candidates)
     inputs, samples = batch(model)
     model.predict(inputs, samples)
-    assert waits(lambda: model.predict(inputs, samples)) <= 2 * WAITS[mask_format] + blocks
+    most = 2 * WAITS[mask_format] + WAITS_A_BLOCK * blocks
+    assert waits(lambda: model.predict(inputs, samples)) <= most
 
 
 # The tools
