@@ -14,7 +14,9 @@ WITH_EXAMPLES = [
     'mmsolov2.datasets.segmentation',
     'mmsolov2.evaluation.coco_instance_metric',
     'mmsolov2.models.coordinates',
+    'mmsolov2.models.decode.mask_nms',
     'mmsolov2.models.dynamic_conv',
+    'mmsolov2.models.targets.grid_assigner',
     'mmsolov2.structures.masks',
 ]
 

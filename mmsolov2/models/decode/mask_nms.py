@@ -67,6 +67,11 @@ def matrix_nms(
     SOLOv2, section 3.3, equations 3 to 5, and its pseudo-code. ``sigma`` multiplies the squared
     IoU, as in all published code; the paper's sigma = 0.5 divides, which is the same function as
     2.0 here.
+
+    >>> masks = torch.tensor([[[1, 1]], [[1, 1]], [[0, 1]]]).bool()  # one, its duplicate, its half
+    >>> scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3)
+    >>> matrix_nms(scores, labels, masks, kernel='linear')
+    tensor([0.9000, 0.0000, 0.3500])
     """
     order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
     above = F.pad(iou, (0, 0, 1, 0))  # the row of 0s: amax refuses empty columns

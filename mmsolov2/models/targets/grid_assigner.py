@@ -57,6 +57,13 @@ class GridAssigner:
     Raises:
         ValueError: if a range is not 0 <= low < high, center_scale is not in (0, 1], or the owner
             is another.
+
+    >>> masks = torch.zeros(1, 64, 64, dtype=torch.bool)
+    >>> masks[0, 16:32, 32:48] = True  # around row 23.5, column 39.5: cell (1, 2) of 4x4
+    >>> assigner = GridAssigner(scale_ranges=((1, 24), (24, 96)))
+    >>> targets = assigner(masks, torch.tensor([7]), num_grids=(4, 2), background=80)
+    >>> targets.labels[:16].view(4, 4).tolist()
+    [[80, 80, 80, 80], [80, 80, 7, 80], [80, 80, 80, 80], [80, 80, 80, 80]]
     """
 
     def __init__(
