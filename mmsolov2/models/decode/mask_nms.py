@@ -74,8 +74,8 @@ def matrix_nms(
     tensor([0.9000, 0.0000, 0.3500])
     """
     order, iou = ranked_overlaps(scores, labels, masks, class_agnostic)
-    above = F.pad(iou, (0, 0, 1, 0))  # the row of 0s: amax refuses empty columns
-    compensate_iou = above.amax(0)[:, None]  # how far each suppressor is suppressed itself
+    # how far each suppressor is suppressed itself; the row of 0s, because amax refuses to have none
+    compensate_iou = F.pad(iou, (0, 0, 1, 0)).amax(0)[:, None]
     if kernel == 'gaussian':
         decay = torch.exp(-sigma * (iou**2 - compensate_iou**2))
     else:  # a suppressor with 1 - compensate_iou = 0 is gone itself and takes nobody with it
