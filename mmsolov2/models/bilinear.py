@@ -79,3 +79,22 @@ class TiledAxis(NamedTuple):
         """The part of the map that a tile reads."""
         first, last = self.window[tile, [0, -1]].tolist()
         return slice(first, last + 1)
+
+
+@torch.autocast('cpu', enabled=False)
+def products(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+    """The product of three (batches of) float32 matrices, whatever rounding the user allows."""
+    if rounds_products():
+        return (left.double() @ middle.double() @ right.double()).float()
+    return left @ middle @ right
+
+
+def rounds_products() -> bool:
+    """Whether the user lets a CPU round the factors of float32 products.
+
+    torch refuses the older question once somebody has used the newer settings, which know both.
+    """
+    newer = getattr(torch.backends.mkldnn, 'matmul', None)  # from torch 2.9 on
+    if newer is None:
+        return torch.get_float32_matmul_precision() != 'highest'
+    return newer.fp32_precision not in ('none', 'ieee')

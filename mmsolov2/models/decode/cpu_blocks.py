@@ -14,7 +14,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from mmsolov2.models.bilinear import TiledAxis, sample
+from mmsolov2.models.bilinear import TiledAxis, products, sample
 from mmsolov2.structures.masks import Crop, encode_crop, span
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ class Tiles(NamedTuple):
                 mask, column = occupied[some, row].nonzero(as_tuple=True)
                 maps = candidates.probabilities(rows.reads(row), some)
                 images[some[mask], row, :, column] = self.inside(maps, row, mask, column)
-        height, width = len(rows.final.low), len(columns.final.low)
-        return images.flatten(3).flatten(1, 2)[:, :height, :width]
+        return images.flatten(3).flatten(1, 2)[:, : len(rows.final.low), : len(columns.final.low)]
 
     def inside(self, maps: Tensor, row: int, mask: Tensor, column: Tensor) -> Tensor:
         """Tiles (t, length, length) bool of a row, of masks (t,) at columns (t,).
@@ -142,8 +141,7 @@ class Tiles(NamedTuple):
         the threshold for a product are done again as they are defined.
         """
         parts = maps[mask[:, None], :, self.columns.window[column]].mT
-        weights = self.rows.weights[row].numpy(), self.columns.weights[column].mT.numpy()
-        values = torch.from_numpy(weights[0] @ parts.numpy() @ weights[1])  # always in float32
+        values = products(self.rows.weights[row], parts, self.columns.weights[column].mT)
         inside = values > self.threshold
         distance = values.sub_(self.threshold).abs_()
         if distance.amin() < PRODUCT_MARGIN:

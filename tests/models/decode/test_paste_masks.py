@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 
-from mmsolov2.models.bilinear import TiledAxis
+from mmsolov2.models.bilinear import TiledAxis, rounds_products
 from mmsolov2.models.decode import cpu_blocks
 from mmsolov2.models.decode import paste_masks as module
 from mmsolov2.models.decode.candidates import Candidates
@@ -168,7 +168,21 @@ def test_products_are_full_with_torchs_newer_settings(part, precision, newer_set
     masks = torch.rand(3, 8, 12)
     expected = paste_masks(masks, 0.5, (30, 41), (61, 80))
     newer_settings[part].fp32_precision = precision
+    assert rounds_products() == (precision != 'ieee')
     assert torch.equal(in_tiles(masks, 0.5, (30, 41), (61, 80)), expected)
+
+
+@pytest.mark.parametrize(('precision', 'rounds'), [('highest', False), ('high', True)])
+@pytest.mark.parametrize('newer', [True, False])
+def test_the_older_setting_counts_with_any_torch(newer, precision, rounds, monkeypatch):
+    if not newer:
+        monkeypatch.setattr(torch.backends, 'mkldnn', None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        assert rounds_products() == rounds
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_only_tiles_with_pixels_are_made(monkeypatch):
