@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from mmsolov2.models.decode.candidates import Candidates
     from mmsolov2.models.dynamic_conv import MaskLogits
 
-STRIP = 2**20  # logits, or pixels of masks, looked at together
-STRIP_PIXELS = 2**13  # of a mask in a strip, at most
+LOGIT_STRIP = 2**20  # logits looked at together
+STRIP_PIXELS = 2**13  # of a mask in a strip of logits, at most
+MASK_STRIP = 2**19  # pixels of masks compared together
 TILE = 16  # side of a tile in pixels of the mask features
 BAND_PIXELS = 2**20  # image pixels made together
 RLE_PIXELS = 2**27  # mask pixels made before they are encoded: 128 MiB of bool
@@ -51,7 +52,7 @@ def mask_stats(logits: 'MaskLogits', threshold: float) -> tuple[Tensor, Tensor, 
     masks = torch.from_numpy(np.zeros((count, height, width), bool))  # no memory yet
     area, total = torch.zeros(2, count)
     lowest = torch.tensor(threshold).logit() - LOGIT_MARGIN
-    step = max(min(STRIP // max(count, 1), STRIP_PIXELS) // width, 1)
+    step = max(min(LOGIT_STRIP // max(count, 1), STRIP_PIXELS) // width, 1)
     for first in range(0, height if count else 0, step):
         rows = slice(first, min(first + step, height))
         strip = logits.rows(rows)
@@ -74,11 +75,12 @@ def shared_pixels(masks: Tensor, labels: Tensor) -> Tensor:
     for group in order.split(counts.tolist()):
         pixels = torch.zeros(len(group), len(group))
         same = masks.view(torch.uint8).index_select(0, group)
-        for strip in same.split(max(min(STRIP // len(group), STRIP_PIXELS), 1), dim=1):
+        used = same.amax(0).nonzero()[:, 0]
+        same = same[:, used[0] : used[-1] + 1] if len(used) else same[:, :0]
+        for strip in same.split(max(MASK_STRIP // len(group), 1), dim=1):
             some = strip.amax(1).nonzero()[:, 0]
-            if len(some):
-                part = strip.index_select(0, some).float()
-                pixels[some[:, None], some] += part @ part.T
+            part = strip.index_select(0, some).float()
+            pixels[some[:, None], some] += part @ part.T
         shared[group[:, None], group] = pixels
     return shared
 

@@ -23,7 +23,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(convolution, 'KEPT_LOGITS', 0)
     if request.param == 'whole':
         monkeypatch.setattr(module, 'mask_stats', module.mask_stats.__wrapped__)
-    monkeypatch.setattr(cpu_blocks, 'STRIP', 700)
+    monkeypatch.setattr(cpu_blocks, 'LOGIT_STRIP', 700)
     return request.param
 
 

@@ -407,7 +407,7 @@ def test_overlaps_of_drawn_masks():
 @pytest.mark.parametrize('way', ['blocks', 'whole'])
 def test_overlaps_of_few_and_of_many_masks_of_a_label(way, strip, monkeypatch):
     """1 to 9 masks of a label, beside counts of every two."""
-    monkeypatch.setattr(cpu_blocks, 'STRIP', strip)
+    monkeypatch.setattr(cpu_blocks, 'MASK_STRIP', strip)
     if way == 'whole':
         monkeypatch.setattr(mask_nms, 'shared_pixels', mask_nms.shared_pixels.__wrapped__)
     labels = torch.arange(1, 10).repeat_interleave(torch.arange(1, 10))
