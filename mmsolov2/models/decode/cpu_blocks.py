@@ -75,8 +75,8 @@ def shared_pixels(masks: Tensor, labels: Tensor) -> Tensor:
     for group in order.split(counts.tolist()):
         pixels = torch.zeros(len(group), len(group))
         same = masks.view(torch.uint8).index_select(0, group)
-        used = same.amax(0).nonzero()[:, 0]
-        same = same[:, used[0] : used[-1] + 1] if len(used) else same[:, :0]
+        first, end = (int(side) for side in span(same.amax(0)[None] > 0))
+        same = same[:, first : max(end, 1)]  # one column where no mask has a pixel
         for strip in same.split(max(MASK_STRIP // len(group), 1), dim=1):
             some = strip.amax(1).nonzero()[:, 0]
             part = strip.index_select(0, some).float()
