@@ -71,12 +71,12 @@ def shared_pixels(masks: Tensor, labels: Tensor) -> Tensor:
     """``mask_nms.shared_pixels``: label by label, in each strip only of masks with pixels there."""
     shared = torch.zeros(len(masks), len(masks))
     order = labels.argsort(stable=True)
-    counts = labels[order].unique_consecutive(return_counts=True)[1]
-    for group in order.split(counts.tolist()):
+    for group in order.split(labels[order].unique_consecutive(return_counts=True)[1].tolist()):
         pixels = torch.zeros(len(group), len(group))
         same = masks.view(torch.uint8).index_select(0, group)
-        first, end = (int(side) for side in span(same.amax(0)[None] > 0))
-        same = same[:, first : max(end, 1)]  # one column where no mask has a pixel
+        used = same.amax(0).nonzero()[:, 0]
+        first, last = used[[0, -1]].tolist() if len(used) else (0, 0)
+        same = same[:, first : last + 1]
         for strip in same.split(max(MASK_STRIP // len(group), 1), dim=1):
             some = strip.amax(1).nonzero()[:, 0]
             part = strip.index_select(0, some).float()
