@@ -18,9 +18,11 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'fileio': 'errors',
     'ops': 'errors',
     'structures': 'errors device',
-    'models.dynamic_conv': 'models.pyramid',
-    'models.state_dicts': 'errors',
-    'models.targets': 'errors device registry structures models.dynamic_conv models.pyramid',
+    'models.position_terms': '',
+    'models.dynamic_conv': 'models.position_terms models.pyramid',
+    'models.state_dicts': 'errors models.position_terms',
+    'models.targets': 'errors device registry structures models.dynamic_conv models.position_terms '
+    'models.pyramid',
     'models.decode': 'errors device registry structures models.bilinear models.data_samples '
     'models.dynamic_conv',
     'models': 'errors device registry structures',

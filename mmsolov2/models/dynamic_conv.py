@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsolov2.models.position_terms import add_terms
 from mmsolov2.models.pyramid import resize
 
 KEPT_LOGITS = 2**23  # that are computed once and kept: 32 MiB
@@ -31,18 +32,19 @@ def dynamic_conv(features: Tensor, kernels: Tensor, size: int = 1) -> Tensor:
     return F.conv2d(features[None], weight, padding=size // 2)[0]
 
 
-def with_balanced_taps(kernels: Tensor, size: int) -> Tensor:
+def with_balanced_taps(kernels: Tensor, size: int, others: int = 0) -> Tensor:
     """Kernels (B, E·size², S, S) as a branch predicts them, all taps but the centre over size².
 
     A mask logit is then near that of a 1x1 kernel plus a mean over the neighbours'. With taps of
     equal weight the products of all taps add up, and 3x3 kernels learn more slowly
-    (docs/ablations.md). Kernels of size 1 stay as they are.
+    (docs/ablations.md). Kernels of size 1 stay as they are, and so do the last ``others`` channels.
     """
     if size == 1:
         return kernels
-    taps = kernels.new_full((size, size), 1 / size**2)
-    taps[size // 2, size // 2] = 1
-    return (kernels.unflatten(1, (-1, size, size)) * taps[..., None, None]).flatten(1, 3)
+    taps = kernels.new_full((size**2,), 1 / size**2)
+    taps[size**2 // 2] = 1
+    count = (kernels.shape[1] - others) // size**2
+    return kernels * torch.cat([taps.repeat(count), taps.new_ones(others)])[:, None, None]
 
 
 @dataclass
@@ -51,6 +53,8 @@ class CellKernels:
 
     features: Tensor | Sequence[Tensor]  # (E, h, w), or such for each level
     kernels: Tensor  # (n, E·size²)
+    terms: Tensor  # (n, P) float32, position terms
+    places: Tensor  # (P, h, w) float32, their monomials
     levels: Tensor  # (n,) int64
     size: int = 1
 
@@ -70,10 +74,15 @@ class CellKernels:
 
     def __getitem__(self, cells: Tensor) -> 'CellKernels':
         """The kernels of cells (m,)."""
-        return replace(self, kernels=self.kernels[cells], levels=self.levels[cells])
+        kernels, terms, levels = self.kernels[cells], self.terms[cells], self.levels[cells]
+        return replace(self, kernels=kernels, terms=terms, levels=levels)
 
     def logits(self) -> Tensor:
         """Mask logits (n, h, w) float32. Those of coarser levels are resized, bilinearly."""
+        return add_terms(self.convolved(), self.terms, self.places)
+
+    def convolved(self) -> Tensor:
+        """``logits`` without position terms."""
         if isinstance(self.features, Tensor):
             return dynamic_conv(self.features, self.kernels, self.size).float()
         order = self.levels.argsort(stable=True)
@@ -93,7 +102,8 @@ class CellKernels:
         first = max(rows.start - halo, 0)
         chosen = self if some is None else self[some]
         around = replace(chosen, features=self.features[:, first : rows.stop + halo])
-        return around.logits()[:, rows.start - first : rows.stop - first]
+        convolved = around.convolved()[:, rows.start - first : rows.stop - first]
+        return add_terms(convolved, chosen.terms, self.places[:, rows])
 
     def keep_few(self) -> 'MaskLogits':
         """Logits to keep if they are few, or if their rows cannot be computed apart."""
@@ -126,4 +136,33 @@ class KeptLogits:
         return part if some is None else part.index_select(0, some)
 
 
-MaskLogits = CellKernels | KeptLogits
+@dataclass
+class MaskedLogits:
+    """Mask logits of n cells among others', without the pixels that were removed."""
+
+    of: 'MaskLogits'
+    cells: Tensor  # (n,) int64
+    removed: Tensor  # (n, h, w) bool
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.cells.device
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of a mask."""
+        return self.of.mask_size
+
+    def rows(self, rows: slice, some: Tensor | None = None) -> Tensor:
+        """Some rows (n, rows, w), or of some masks (m,) alone (m, rows, w)."""
+        cells, removed = self.cells, self.removed[:, rows]
+        if some is not None:
+            cells, removed = cells[some], removed.index_select(0, some)
+        return self.of.rows(rows, cells).masked_fill(removed, -math.inf)
+
+
+MaskLogits = CellKernels | KeptLogits | MaskedLogits

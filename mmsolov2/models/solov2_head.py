@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from mmcv.cnn import ConvModule
+from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
@@ -18,6 +19,7 @@ from mmsolov2.models.decode.points_nms import points_nms
 from mmsolov2.models.decode.results import to_results
 from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
 from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
+from mmsolov2.models.position_terms import around_origin, cell_places, monomials, num_terms
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
 from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
@@ -27,6 +29,7 @@ from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
 NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01, override=CATEGORY_PRIOR)
+QUALITY_LOSSES = (QualityFocalLoss, VarifocalLoss)
 MaskFeatures = Tensor | Sequence[Tensor]  # (B, E, H/4, W/4), or one a level
 
 
@@ -120,6 +123,8 @@ class SOLOv2Head(BaseModule):
         kernel_size: side k of the dynamic kernels, D = E·k² (table 3a). For k > 1, predicted taps
             beside the centre are divided by k² (``with_balanced_taps``).
         use_coords: append x and y to the kernel branch's input (table 3b).
+        position_terms: None, 'bias', 'linear' or 'quadratic': kernels have P = 0, 1, 3 or 6 numbers
+            more, which say where the mask is (``position_terms``).
         assigner: config of the assigner of instances to cells.
         loss_cls: config of the category loss.
         loss_mask: config of the mask loss.
@@ -132,7 +137,8 @@ class SOLOv2Head(BaseModule):
             and ``max_per_img`` limit the instances before and after it; ``nms`` is the config of
             a mask NMS, ``mask_format`` 'bitmap' or 'rle'. ``min_mask_pixels`` is the smallest
             mask that is kept, in pixels of the mask features; None asks for more than the level's
-            stride, as published.
+            stride, as published. ``min_part`` removes the parts of a mask that are smaller than a
+            share of its largest one, as 0.1; 1.0 keeps the largest alone, None keeps all.
 
     Raises:
         ValueError: if the levels disagree, the kernel size is even, or a test setting is unknown.
@@ -150,6 +156,7 @@ class SOLOv2Head(BaseModule):
         num_grids: Sequence[int] = (40, 36, 24, 16, 12),
         kernel_size: int = 1,
         use_coords: bool = True,
+        position_terms: str | None = None,
         assigner: dict,
         loss_cls: dict,
         loss_mask: dict,
@@ -168,6 +175,7 @@ class SOLOv2Head(BaseModule):
         self.num_grids = tuple(num_grids)
         self.kernel_size = kernel_size
         self.use_coords = use_coords
+        self.num_terms = num_terms(position_terms)
         self.assigner = TASK_UTILS.build(assigner)
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_mask = MODELS.build(loss_mask)
@@ -181,23 +189,27 @@ class SOLOv2Head(BaseModule):
         self.cls_convs = tower(in_channels, feat_channels, layers, norm_cfg)
         self.kernel_convs = tower(in_channels + 2 * use_coords, feat_channels, layers, norm_cfg)
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
-        self.conv_kernel = nn.Conv2d(feat_channels, mask_channels * kernel_size**2, 3, padding=1)
+        numbers = mask_channels * kernel_size**2 + self.num_terms
+        self.conv_kernel = nn.Conv2d(feat_channels, numbers, 3, padding=1)
         self._register_cells()
 
     def _register_cells(self) -> None:
-        """Level and stride of every cell (cells,), where the parameters are."""
+        """Level, stride and place of every cell, where the parameters are."""
         cells = [torch.full((grid**2,), level) for level, grid in enumerate(self.num_grids)]
         cell_levels = torch.cat(cells)
         self.register_buffer('cell_levels', cell_levels, persistent=False)
         cell_strides = torch.tensor(self.strides)[cell_levels]
         self.register_buffer('cell_strides', cell_strides, persistent=False)
+        centers, units = cell_places(self.num_grids)
+        self.register_buffer('cell_centers', centers, persistent=False)
+        self.register_buffer('cell_units', units, persistent=False)
 
     # Layers
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Category logits (B, C, S, S) and kernels (B, D, S, S) of levels (B, in_channels, h, w).
+        """Category logits (B, C, S, S) and kernels (B, D + P, S, S) of levels (B, C', h, w).
 
-        There is one entry a pyramid level in each.
+        One entry a pyramid level in each. The last P numbers of a kernel are its position terms.
         """
         if len(features) != len(self.num_grids):
             raise ValueError(
@@ -209,14 +221,20 @@ class SOLOv2Head(BaseModule):
         return list(logits), list(kernels)
 
     def _forward_level(self, features: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-        """Logits (B, C, grid, grid) and kernels (B, D, grid, grid) of level (B, C', h, w)."""
+        """Logits (B, C, grid, grid) and kernels (B, D + P, grid, grid) of level (B, C', h, w)."""
         category = kernel = resize(features, (grid, grid))
         if self.use_coords:  # resized by themselves: in their own precision, and without a copy
             kernel = append_coordinates(category, resize(coordinates(features), (grid, grid)))
         for cls_conv, kernel_conv in zip(self.cls_convs, self.kernel_convs, strict=True):
             category, kernel = cls_conv(category), kernel_conv(kernel)
-        kernel = with_balanced_taps(self.conv_kernel(kernel), self.kernel_size)
+        kernel = with_balanced_taps(self.conv_kernel(kernel), self.kernel_size, self.num_terms)
         return self.conv_cls(category), kernel
+
+    def _cells(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Kernels (B, cells, D) and position terms (B, cells, P) of levels (B, D + P, S, S)."""
+        numbers = flatten_cells(levels)
+        kernels, terms = numbers.tensor_split([numbers.shape[-1] - self.num_terms], dim=-1)
+        return kernels, around_origin(terms, self.cell_centers, self.cell_units)
 
     # Training
 
@@ -237,13 +255,27 @@ class SOLOv2Head(BaseModule):
         one = 1.0
         if self.sync_avg_factor:  # a process's share of the sum over all, and of one cell
             num_positive, one = reduce_mean(num_positive.float()), 1 / get_world_size()
+        losses = self._mask_losses(mask_features, *self._cells(kernels), targets)
         loss_cls = self.loss_cls(
             flatten_cells(category_logits).flatten(0, 1),
-            torch.cat([image.labels for image in targets]),
+            self._category_targets(targets, losses),
             avg_factor=num_positive + one,
         )
-        loss_mask = self._mask_losses(mask_features, flatten_cells(kernels), targets).sum()
-        return dict(loss_cls=loss_cls, loss_mask=loss_mask / num_positive.clamp(min=one))
+        return dict(loss_cls=loss_cls, loss_mask=losses.sum() / num_positive.clamp(min=one))
+
+    def _category_targets(self, targets: Sequence[ImageTargets], losses: Tensor) -> Tensor:
+        """Labels (B · cells,), or where they shall be qualities (B · cells, C), these.
+
+        The quality of a cell is the Dice coefficient of its mask, of Dice losses (p,) of positives.
+        """
+        labels = torch.cat([image.labels for image in targets])
+        if not isinstance(self.loss_cls, QUALITY_LOSSES):
+            return labels
+        cell = torch.cat([i * len(self.cell_levels) + one.cell for i, one in enumerate(targets)])
+        dice = 1 - losses.detach() / self.loss_mask.loss_weight
+        quality = dice.new_zeros(len(labels)).scatter_reduce(0, cell, dice, 'amax')
+        classes = torch.arange(self.num_classes, device=labels.device)
+        return (labels[:, None] == classes) * quality[:, None]
 
     def targets(self, instances: Sequence[InstanceData], size: Sequence[int]) -> list[ImageTargets]:
         """What each image trains, of its instances and the size (H, W) of the padded network input.
@@ -267,24 +299,37 @@ class SOLOv2Head(BaseModule):
         ]
 
     def _mask_losses(
-        self, features: MaskFeatures, kernels: Tensor, targets: Sequence[ImageTargets]
+        self,
+        features: MaskFeatures,
+        kernels: Tensor,
+        terms: Tensor,
+        targets: Sequence[ImageTargets],
     ) -> Tensor:
-        """Mask losses (p,) of the positives of all images, of kernels (B, cells, D)."""
+        """Mask losses (p,) of the positives of all images, of kernels and terms (B, cells, ·)."""
         if isinstance(features, Tensor) and self.kernel_size == 1 and is_dice(self.loss_mask):
-            chosen = [of[image.cell] for of, image in zip(kernels, targets, strict=True)]
+            kernels, terms = (
+                torch.cat([of[image.cell] for of, image in zip(each, targets, strict=True)])
+                for each in (kernels, terms)
+            )
             masks = [MaskTargets(image.masks, image.instance) for image in targets]
-            return dice_losses(features, torch.cat(chosen), masks, self.loss_mask)
-        images = zip(per_image(features), kernels, targets, strict=True)
+            return dice_losses(features, kernels, terms, masks, self.loss_mask)
+        images = zip(per_image(features), kernels, terms, targets, strict=True)
         return torch.cat([self._image_mask_losses(*image) for image in images])
 
+    def _cell_kernels(self, features: MaskFeatures, kernels: Tensor, terms: Tensor) -> CellKernels:
+        """What makes an image's masks, of kernels (cells, D) and position terms (cells, P)."""
+        size = [side // MASK_STRIDE for side in input_size(features)]
+        places = monomials(terms, size)
+        return CellKernels(features, kernels, terms, places, self.cell_levels, self.kernel_size)
+
     def _image_mask_losses(
-        self, features: MaskFeatures, kernels: Tensor, targets: ImageTargets
+        self, features: MaskFeatures, kernels: Tensor, terms: Tensor, targets: ImageTargets
     ) -> Tensor:
         """Mask losses (p,) of an image's p positives, by any loss and kernels of any size.
 
         Losses of single pixels, as cross entropy, are averaged over a mask.
         """
-        cells = CellKernels(features, kernels, self.cell_levels, self.kernel_size)
+        cells = self._cell_kernels(features, kernels, terms)
 
         def losses(cell: Tensor, instance: Tensor) -> Tensor:
             logits, masks = cells[cell].logits(), targets.masks[instance]
@@ -313,17 +358,24 @@ class SOLOv2Head(BaseModule):
         """
         scores = flatten_cells([points_nms(level.float().sigmoid()) for level in category_logits])
         features = per_image(of_type(mask_features, kernels[0].dtype))
-        images = zip(scores, flatten_cells(kernels), features, metas, strict=True)
+        images = zip(scores, *self._cells(kernels), features, metas, strict=True)
         return [self._predict_image(*image, rescale=rescale) for image in images]
 
     def _predict_image(
-        self, scores: Tensor, kernels: Tensor, features: MaskFeatures, meta: dict, *, rescale: bool
+        self,
+        scores: Tensor,
+        kernels: Tensor,
+        terms: Tensor,
+        features: MaskFeatures,
+        meta: dict,
+        *,
+        rescale: bool,
     ) -> InstanceData:
         """Results of an image, of scores (cells, C), kernels (cells, D) and mask features."""
         least = self.test_cfg.min_mask_pixels
         candidates = find_candidates(
             scores,
-            CellKernels(features, kernels, self.cell_levels, self.kernel_size),
+            self._cell_kernels(features, kernels, terms),
             self.cell_strides + 1 if least is None else torch.full_like(self.cell_strides, least),
             self.test_cfg,
         )
@@ -334,5 +386,6 @@ class SOLOv2Head(BaseModule):
         scores = self.nms(candidates.scores, candidates.labels, candidates.masks)
         kept = (candidates.scores > 0) & (scores >= self.test_cfg.filter_thr)
         order = scores.where(kept, -1).argsort(descending=True, stable=True)
-        best = order[: kept.sum()][: self.test_cfg.max_per_img]
-        return replace(candidates, scores=scores)[best]
+        best = replace(candidates, scores=scores)[order[: kept.sum()][: self.test_cfg.max_per_img]]
+        least = self.test_cfg.min_part
+        return best if least is None else best.without_small_parts(least)

@@ -1,6 +1,7 @@
 """State dicts: found in a checkpoint, under this package's names, and compared with a model."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.position_terms import NUM_TERMS
 
 FOREIGN = (  # what only other SOLOv2 code calls its parts
     'bbox_head.kernel_convs.',
@@ -140,6 +142,23 @@ def _counter(name: str) -> bool:
     return name.endswith('num_batches_tracked')
 
 
+def _other_terms(model: nn.Module, state_dict: Mapping, prefix: str) -> str:
+    """What to know where kernels have another number of position terms than the model's; or ''."""
+    name = 'mask_head.conv_kernel.bias'
+    ours, theirs = model.state_dict().get(name), state_dict.get(f'{prefix}{name}')
+    if ours is None or theirs is None:
+        return ''
+    kinds = {count: kind for kind, count in NUM_TERMS.items()}
+    own = cast('int', model.get_submodule('mask_head').num_terms)
+    other = len(theirs) - len(ours) + own
+    if other == own or other not in kinds:
+        return ''
+    return (
+        f'It has mask_head.position_terms={kinds[other]!r}, the model {kinds[own]!r}: only '
+        'conv_kernel differs, and load_from takes all other weights of it for training. '
+    )
+
+
 def require_match(
     model: nn.Module, state_dict: Mapping, prefix: str = '', *, strict: bool = False
 ) -> None:
@@ -150,7 +169,8 @@ def require_match(
         return
     raise InputError(
         f'the checkpoint is of another model: {matched} of the {total} entries of '
-        f'{type(model).__name__} match; the first that do not: {some_of(wrong)}. Use the config '
+        f'{type(model).__name__} match; the first that do not: {some_of(wrong)}. '
+        f'{_other_terms(model, state_dict, prefix)}Use the config '
         'that the checkpoint was trained with. To start from the backbone of another model, use '
         "backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
         "prefix='backbone.')"

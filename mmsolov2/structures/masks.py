@@ -90,6 +90,28 @@ def quarter_masks(masks: Tensor) -> Tensor:
     return rows[..., 1::4] + rows[..., 2::4] >= 2
 
 
+def without_small_parts(masks: Tensor, least: float) -> Tensor:
+    """Masks (n, h, w) bool without connected parts below a share of the mask's largest part.
+
+    Pixels that touch at a corner are connected.
+
+    >>> without_small_parts(torch.tensor([[[1, 1, 1, 0, 1, 1, 0, 1]]]).bool(), 0.5).int().tolist()
+    [[[1, 1, 1, 0, 1, 1, 0, 0]]]
+    """
+    kept = masks.cpu().numpy().copy()
+    for mask in kept:
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        if not width:
+            continue
+        box = mask[y : y + height, x : x + width]
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(box.view(np.uint8))
+        if count > 2:
+            areas = stats[:, cv2.CC_STAT_AREA]
+            areas[0] = 0  # the background's
+            box[:] = ((areas >= least * areas.max()) & (areas > 0))[parts]
+    return torch.from_numpy(kept).to(masks.device)
+
+
 def padded_masks(
     masks: Tensor | BaseInstanceMasks, size: Sequence[int], device: torch.device
 ) -> Tensor:

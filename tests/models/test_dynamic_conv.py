@@ -9,9 +9,21 @@ from mmsolov2.models import dynamic_conv as module
 from mmsolov2.models.dynamic_conv import (
     CellKernels,
     KeptLogits,
+    MaskedLogits,
     dynamic_conv,
     with_balanced_taps,
 )
+from mmsolov2.models.position_terms import monomials
+
+
+def kernels_of(features, count, levels=None, size=1, terms=6, device='cpu'):
+    """Random kernels and position terms on features of one or of several levels."""
+    first = features if isinstance(features, torch.Tensor) else features[0]
+    kernels = torch.randn(count, len(first) * size**2, device=device)
+    weights = torch.randn(count, terms, device=device)
+    levels = torch.zeros(count, dtype=torch.long, device=device) if levels is None else levels
+    places = monomials(weights, first.shape[1:])
+    return CellKernels(features, kernels, weights, places, levels, size)
 
 
 def convolve_by_loops(features, kernels, size):
@@ -67,6 +79,11 @@ def test_taps_beside_the_centre_are_divided():
     assert second == [2, 2, 2, 2, 18, 2, 2, 2, 2] * 2
 
 
+def test_other_channels_than_taps_stay_as_they_are():
+    kernels = torch.full((1, 9 + 2, 1, 1), 9.0)
+    assert with_balanced_taps(kernels, 3, 2).flatten().tolist() == [1] * 4 + [9] + [1] * 4 + [9, 9]
+
+
 def test_kernels_of_one_tap_stay_as_they_are():
     kernels = torch.randn(2, 4, 3, 3)
     assert with_balanced_taps(kernels, 1) is kernels
@@ -99,15 +116,15 @@ def test_kernels_may_be_slices_of_transposed_maps(size, device):
 def test_levels_have_features_of_their_own(size, levels, device):
     """Whatever the order of the kernels, and if a level has none."""
     features = [torch.randn(3, *shape, device=device) for shape in ((8, 12), (8, 12), (4, 6))]
-    kernels = torch.randn(len(levels), 3 * size**2, device=device)
     of_level = torch.tensor(levels, dtype=torch.long, device=device)
-    cells = CellKernels(features, kernels, of_level, size)
+    cells = kernels_of(features, len(levels), of_level, size, device=device)
     out = cells.logits()
     assert out.shape == (len(levels), 8, 12)
-    for level, kernel, mask in zip(levels, kernels, out, strict=True):
+    for level, kernel, terms, mask in zip(levels, cells.kernels, cells.terms, out, strict=True):
         alone = dynamic_conv(features[level], kernel[None], size)[None]
-        expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)
-        torch.testing.assert_close(mask, expected[0, 0])
+        expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)[0, 0]
+        expected = expected + (terms[:, None, None] * cells.places).sum(0)
+        torch.testing.assert_close(mask, expected, rtol=1e-5, atol=1e-5)
     kept = cells.keep_few()
     assert isinstance(kept, KeptLogits) and torch.equal(kept.values, out)
 
@@ -115,9 +132,7 @@ def test_levels_have_features_of_their_own(size, levels, device):
 @pytest.mark.parametrize('rows', [slice(0, 2), slice(1, 7), slice(5, 8), slice(0, 8)], ids=str)
 @pytest.mark.parametrize('size', [1, 3, 5])
 def test_rows_are_those_of_the_whole(size, rows, device):
-    features, kernels = torch.randn(3, 8, 6), torch.randn(4, 3 * size**2)
-    levels = torch.zeros(4, device=device)
-    cells = CellKernels(features.to(device), kernels.to(device), levels, size)
+    cells = kernels_of(torch.randn(3, 8, 6, device=device), 4, size=size, device=device)
     some = torch.tensor([2, 0], device=device)
     for logits in (cells, KeptLogits(cells.logits())):
         torch.testing.assert_close(logits.rows(rows), cells.logits()[:, rows])
@@ -126,7 +141,7 @@ def test_rows_are_those_of_the_whole(size, rows, device):
 
 def test_logits_are_kept_if_they_are_few(monkeypatch):
     monkeypatch.setattr(module, 'KEPT_LOGITS', 4 * 8 * 6)
-    cells = CellKernels(torch.randn(3, 8, 6), torch.randn(5, 3), torch.zeros(5))
+    cells = kernels_of(torch.randn(3, 8, 6), 5)
     assert cells.keep_few() is cells
     assert len(cells[torch.arange(4)].keep_few().values) == 4
 
@@ -135,5 +150,17 @@ def test_levels_are_kept_however_many_they_are(monkeypatch):
     """Their rows cannot be computed apart."""
     monkeypatch.setattr(module, 'KEPT_LOGITS', 0)
     levels = [torch.randn(3, 8, 6), torch.randn(3, 4, 3)]
-    kept = CellKernels(levels, torch.randn(5, 3), torch.arange(5) % 2).keep_few()
+    kept = kernels_of(levels, 5, torch.arange(5) % 2).keep_few()
     assert kept.mask_size == (8, 6) and len(kept) == 5
+
+
+def test_masked_logits_are_those_of_their_cells_but_for_removed_pixels():
+    kept = KeptLogits(torch.arange(24.0).view(3, 2, 4))
+    removed = torch.zeros(2, 2, 4, dtype=torch.bool)
+    removed[0, 1, 2] = removed[1, 0, 0] = True
+    logits = MaskedLogits(kept, torch.tensor([2, 0]), removed)
+    assert len(logits) == 2 and logits.mask_size == (2, 4)
+    out = -np.inf
+    assert logits.rows(slice(1, 2)).tolist() == [[[20, 21, out, 23]], [[4, 5, 6, 7]]]
+    assert logits.rows(slice(0, 1), torch.tensor([1])).tolist() == [[[out, 1, 2, 3]]]
+    assert torch.equal(kept.values, torch.arange(24.0).view(3, 2, 4))

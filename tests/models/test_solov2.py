@@ -18,6 +18,7 @@ from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from mmengine.structures import InstanceData
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.state_dicts import require_match
 
 CONFIG = Path(__file__).parents[2] / 'configs' / '_base_' / 'models' / 'solov2_r50_fpn.py'
 GRIDS = (10, 8, 6, 4, 3)
@@ -592,6 +593,24 @@ def test_another_number_of_classes_still_loads(model, tmp_path):
     for name, value in model.state_dict().items():
         if 'conv_cls' not in name:
             assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(('saved', 'built'), [(None, 'quadratic'), ('linear', None)])
+def test_other_position_terms_still_load_but_for_the_kernels(saved, built, tmp_path):
+    """For training; to predict, every entry must be there (``read_matching``)."""
+    weights = build(mask_head__position_terms=saved).state_dict()
+    other = build(mask_head__position_terms=built)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    load(other, weights, tmp_path)
+    for name, value in other.state_dict().items():
+        expected = before if 'conv_kernel' in name else weights
+        assert torch.equal(value, expected[name]), name
+    message = (
+        f'another model: .*conv_kernel.weight .* has mask_head.position_terms={saved!r}, the '
+        f'model {built!r}: only conv_kernel differs'
+    )
+    with pytest.raises(InputError, match=message):
+        require_match(other, weights, strict=True)
 
 
 def test_a_refused_checkpoint_changes_no_weight(tmp_path):

@@ -18,7 +18,11 @@ from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatu
 from mmsolov2.models.solov2_head import SOLOv2Head, flatten_cells
 from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
 from mmsolov2.registry import TASK_UTILS
-from mmsolov2.structures.masks import quarter_masks
+from mmsolov2.structures.masks import (
+    quarter_masks,
+    tight_boxes,
+    with_bitmaps,
+)
 
 GRIDS = (10, 8, 6, 4, 3)
 SIZES = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
@@ -127,6 +131,8 @@ def predict(head, features, mask_features, samples, **options):
         (dict(test_cfg=dict(filter_thr=None)), 'filter_thr must be a number .*, not None'),
         (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be a whole number.*not 0'),
         (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be a whole number.*not -1'),
+        (dict(position_terms='cubic'), "position_terms must be one of .*, not 'cubic'"),
+        (dict(test_cfg=dict(min_part=2)), 'min_part must be a number from 0 to 1, or None, not 2'),
         (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be a whole number.*not 0'),
         (
             dict(test_cfg=dict(nms=dict(type='mmsolov2.MatrxNMS'))),
@@ -178,6 +184,7 @@ def test_settings_of_testing_have_the_published_defaults():
         nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
         mask_format='bitmap',
         min_mask_pixels=None,
+        min_part=None,
     )
     assert head.nms.settings == dict(kernel='gaussian', sigma=2.0, class_agnostic=False)
     assert make_head().test_cfg['max_per_img'] == 100
@@ -317,10 +324,12 @@ BATCHES = {
 }
 
 
+@pytest.mark.parametrize('position_terms', [None, 'quadratic'])
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @pytest.mark.parametrize('images', BATCHES.values(), ids=BATCHES)
-def test_every_parameter_gets_a_gradient(images, kernel_size, device):
-    head, neck = make_head(kernel_size=kernel_size).to(device), make_mask_neck().to(device)
+def test_every_parameter_gets_a_gradient(images, kernel_size, position_terms, device):
+    head = make_head(kernel_size=kernel_size, position_terms=position_terms).to(device)
+    neck = make_mask_neck().to(device)
     features = pyramid(len(images), device)
     losses = losses_of(head, features, neck(features), samples_of(*images, device=device))
     assert losses.keys() == {'loss_cls', 'loss_mask'}
@@ -353,6 +362,13 @@ VARIANTS = {
     'coordinates of the features': (dict(use_coords=False), {}),
     'separate': ({}, dict(kind=SeparateMaskFeatureNeck)),
     'separate, 3x3': (dict(kernel_size=3), dict(kind=SeparateMaskFeatureNeck)),
+    'position terms': (dict(position_terms='quadratic'), {}),
+    'position terms, 3x3': (dict(position_terms='linear', kernel_size=3), {}),
+    'position terms, separate': (
+        dict(position_terms='quadratic'),
+        dict(kind=SeparateMaskFeatureNeck),
+    ),
+    'qualities': (dict(loss_cls=dict(type='VarifocalLoss', use_sigmoid=True)), {}),
     'deformable': (dict(conv_cfg=dict(type='DCNv2')), dict(conv_cfg=dict(type='DCNv2'))),
     'deformable at the end': (dict(last_conv_cfg=dict(type='DCN')), {}),
 }
@@ -411,7 +427,8 @@ def test_a_loss_of_single_pixels_is_their_mean_over_a_mask(copies):
     targets = ImageTargets(
         labels=None, num_positive=None, cell=cell, instance=instance, masks=masks
     )
-    losses = head._mask_losses(features, kernels, [targets])
+    terms = torch.zeros(*kernels.shape[:2], 0)
+    losses = head._mask_losses(features, kernels, terms, [targets])
     logits = torch.einsum('ne,ehw->nhw', kernels[0, cell], features[0, ..., :40])
     expected = F.binary_cross_entropy_with_logits(
         logits, masks[instance][..., :40].float(), reduction='none'
@@ -432,6 +449,31 @@ def test_targets_of_a_batch_are_those_of_the_parts():
         assert torch.equal(targets.cell, cell) and torch.equal(targets.instance, instance)
         assert torch.equal(targets.masks, quarter_masks(masks))
         assert (len(cell) > 0) == (len(gt) > 0)
+
+
+@pytest.mark.parametrize('loss', ['QualityFocalLoss', 'VarifocalLoss'])
+def test_quality_losses_learn_the_dice_of_each_cells_mask(loss, device):
+    """A cell of two instances learns the better one's; the class is that of the last."""
+    head = lively_head(loss_cls=dict(type=loss, use_sigmoid=True)).to(device)
+    features, outputs = mask_features(device=device), head(pyramid(device=device))
+    samples = samples_of(SOME, OTHERS, device=device)
+    instances = [sample.gt_instances for sample in samples]
+    targets = head.targets(instances, IMAGE_SIZE)
+    kernels = flatten_cells(outputs[1])
+    expected = torch.zeros(2, kernels.shape[1], 4)
+    for b, image in enumerate(targets):
+        for cell, instance in zip(image.cell, image.instance, strict=True):
+            logits = torch.einsum('e,ehw->hw', kernels[b, cell], features[b])
+            dice = 1 - dice_loss(logits, image.masks[instance]).cpu()
+            slot = expected[b, cell, image.labels[cell]]
+            expected[b, cell, image.labels[cell]] = max(slot, dice)
+    found = []
+    head.loss_cls.register_forward_pre_hook(lambda _, inputs: found.append(inputs[1]))
+    losses = head.loss_by_feat(*outputs, features, instances)
+    torch.testing.assert_close(found[0].cpu().view_as(expected), expected, rtol=1e-4, atol=1e-5)
+    assert not found[0].requires_grad and (expected.flatten(0, 1).sum(1) > 0).sum() > 12
+    losses['loss_cls'].backward()
+    assert head.conv_cls.weight.grad.any() and head.conv_kernel.weight.grad is None
 
 
 def test_targets_of_an_input_of_any_size_are_those_of_the_mask_features():
@@ -623,6 +665,70 @@ def test_the_smallest_mask_can_be_set(smallest, found):
 
 def test_an_empty_mask_is_no_result_however_small_masks_may_be():
     assert len(Drawing().add(0, (0, 0), (0, 0)).results(min_mask_pixels=1)) == 0
+
+
+@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
+@pytest.mark.parametrize('few', [True, False], ids=['kept', 'computed'])
+def test_parts_below_a_share_of_the_largest_are_no_part_of_a_mask(
+    mask_format, few, monkeypatch, device
+):
+    """Parts of 64, 16 and 4 pixels; the score stays that of the mask that was found."""
+    if not few:
+        monkeypatch.setattr('mmsolov2.models.dynamic_conv.KEPT_LOGITS', 0)
+    drawing = Drawing().add(0, (0, 8), (0, 8), logit=0.5).add(1, (16, 24), (0, 8), cell=(4, 4))
+    drawing.features[0, 0, 20:24, 20:24] = drawing.features[0, 0, 30:32, 38:40] = 20
+    boxes, areas = {}, {}
+    for least in (None, 0.25, 1.0):
+        found = drawing.results(min_part=least, mask_format=mask_format, device=device)
+        masks = with_bitmaps(found, IMAGE_SIZE).masks
+        assert torch.equal(tight_boxes(masks), found.bboxes)
+        torch.testing.assert_close(found.scores, torch.tensor([sigmoid(2.0), sigmoid(0.5)]))
+        boxes[least], areas[least] = found.bboxes.tolist(), masks.sum((1, 2)).tolist()
+    other = [0, 64, 32, 96]
+    assert boxes == {
+        None: [other, [0, 0, 160, 128]],
+        0.25: [other, [0, 0, 96, 96]],
+        1.0: [other, [0, 0, 32, 32]],
+    }
+    assert areas[None][1] > areas[0.25][1] > areas[1.0][1] == 32 * 32 - 1
+
+
+@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
+@pytest.mark.parametrize('separate', [False, True], ids=['unified', 'separate'])
+def test_position_terms_draw_around_the_cell(mask_format, separate, device):
+    """A circle of two cells, 32x40 pixels of a grid of 8x8, of kernels that ask for no feature."""
+    test_cfg = dict(mask_format=mask_format)
+    head = make_head(mask_channels=1, position_terms='quadratic', test_cfg=test_cfg).to(device)
+    logits = [torch.full((1, 4, grid, grid), -20.0, device=device) for grid in GRIDS]
+    kernels = [torch.zeros(1, 7, grid, grid, device=device) for grid in GRIDS]
+    logits[1][0, 0, 2, 5] = 2.0
+    terms = torch.tensor([0, 4.0, 0, 0, -16, -16, 0], device=device)  # 4 - 16 u²
+    kernels[1][0, :, 2, 5] = terms
+    features = [torch.randn(1, 1, *size, device=device) for size in SIZES]
+    meta = dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE)
+    outputs = (logits, kernels, features if separate else features[0])
+    (found,) = head.predict_by_feat(*outputs, [meta])
+    y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(160) + 0.5, indexing='ij')
+    circle = ((x - 110) / 20) ** 2 + ((y - 40) / 16) ** 2 < 1
+    (mask,) = with_bitmaps(found.cpu(), IMAGE_SIZE).masks
+    assert (mask & circle).sum() / (mask | circle).sum() > 0.95
+    expected = torch.tensor([[90.0, 24, 130, 56]])
+    torch.testing.assert_close(found.bboxes.cpu(), expected, atol=1, rtol=0)
+
+
+def test_position_terms_of_bfloat16_outputs_are_those_of_float32():
+    """Up to what rounding the predicted numbers to their type changes."""
+    head = lively_head(position_terms='quadratic')
+    _, kernels = head(pyramid(1))
+    halves = [level.bfloat16() for level in kernels]
+    rounded = [level.float() for level in halves]
+    features = mask_features(1).bfloat16()
+    targets = head.targets([one.gt_instances for one in samples_of(SOME)], IMAGE_SIZE)
+    losses = [
+        head._mask_losses(of, *head._cells(levels), targets)
+        for of, levels in ((features, halves), (features.float(), rounded))
+    ]
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
 
 
 def test_the_nms_of_the_config_is_used(device):

@@ -18,6 +18,7 @@ from mmsolov2.structures.masks import (
     pixel_counts,
     quarter_masks,
     tight_boxes,
+    without_small_parts,
 )
 
 # Boxes
@@ -236,3 +237,40 @@ def test_rle_of_a_crop_is_that_of_the_image(density):
         image = np.zeros((height, width), dtype=bool)
         image[top:bottom, left:right] = part.mask
         assert encode_crop(part, height, width) == encode_rle(torch.from_numpy(image)[None])[0]
+
+
+PARTS = """
+##..#...
+##..#..#
+....#...
+#......#
+"""
+MAIN = [[[c == '#' for c in line] for line in PARTS.split()]]
+
+
+@pytest.mark.parametrize(
+    ('least', 'areas'), [(0.0, 10), (0.25, 10), (0.3, 7), (0.75, 7), (0.8, 4), (1.0, 4)]
+)
+def test_parts_below_a_share_of_the_largest_go(least, areas, device):
+    """Parts of 4, 3, 1, 1 and 1 pixels, of which the last two do not touch."""
+    masks = torch.tensor(MAIN * 2)
+    masks[1] = False
+    found = without_small_parts(masks.to(device), least)
+    assert found.sum((1, 2)).tolist() == [areas, 0]
+    assert not (found.cpu() & ~masks).any()
+
+
+def test_corners_connect_and_the_largest_stays_where_two_are_equal():
+    masks = torch.tensor([[[1, 0, 0], [0, 1, 0], [0, 0, 0]], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]])
+    assert torch.equal(without_small_parts(masks.bool(), 1.0), masks.bool())
+
+
+def test_parts_are_those_of_scipy():
+    ndimage = pytest.importorskip('scipy.ndimage')
+    masks = torch.rand(20, 15, 18) > 0.65
+    found = without_small_parts(masks, 0.4)
+    for mask, kept in zip(masks.numpy(), found.numpy(), strict=True):
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        chosen = 1 + np.flatnonzero(areas >= 0.4 * areas.max())
+        assert np.array_equal(kept, np.isin(labels, chosen))

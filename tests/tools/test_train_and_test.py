@@ -241,6 +241,11 @@ def test_two_processes_train_also_without_instances(
     [
         ('train', 'model.mask_head.num_classes=7', 'num_classes is 7, but the dataset'),
         ('test', 'model.backbone.depth=34', 'the checkpoint is of another model'),
+        (
+            'test',
+            'model.mask_head.position_terms=bias',
+            "position_terms=None, the model 'bias': only",
+        ),
         ('test', 'test_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
         ('train', 'val_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
     ],

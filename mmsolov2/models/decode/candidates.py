@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmsolov2.device import check_memory
 from mmsolov2.models.decode import cpu_blocks
-from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, MaskLogits
+from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, MaskedLogits, MaskLogits
+from mmsolov2.structures.masks import without_small_parts
 
 OVERLAP_BYTES = 24  # of each two candidates in mask NMS: six float32
 PIXEL_BYTES = dict(cpu=1)  # of a mask; elsewhere its logits and probabilities are there at once
@@ -51,6 +52,13 @@ class Candidates:
     def probabilities(self, rows: slice, some: Tensor) -> Tensor:
         """Rows of the mask probabilities of some candidates (m,): (m, rows, w)."""
         return self.logits.rows(rows, self.cells[some]).sigmoid()
+
+    def without_small_parts(self, least: float) -> 'Candidates':
+        """The same without the parts of masks that are below a share of the mask's largest part."""
+        masks = without_small_parts(self.masks, least)
+        logits = MaskedLogits(self.logits, self.cells, self.masks & ~masks)
+        cells = torch.arange(len(self), device=self.device)
+        return Candidates(self.scores, self.labels, masks, cells, logits=logits)
 
     def best_with(self, others: 'Candidates', limit: int) -> 'Candidates':
         """The best ``limit`` of these and others, the highest score first, then the lower cell."""

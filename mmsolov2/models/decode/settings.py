@@ -17,11 +17,13 @@ TEST_DEFAULTS = dict(
     nms=dict(type='mmsolov2.MatrixNMS', kernel='gaussian', sigma=2.0),
     mask_format='bitmap',
     min_mask_pixels=None,
+    min_part=None,
 )
 MASK_FORMATS = ('bitmap', 'rle')
 
 
 SHARE = lambda v: isinstance(v, int | float) and 0 <= v <= 1, 'a number from 0 to 1'
+SHARE_OR_NONE = lambda v: v is None or SHARE[0](v), 'a number from 0 to 1, or None'
 LIMIT = (
     lambda v: v is None or (isinstance(v, int) and v >= 1),
     'a whole number of at least 1, or None',
@@ -29,6 +31,7 @@ LIMIT = (
 CHECKS = {
     'mask_format': (MASK_FORMATS.__contains__, f'one of {MASK_FORMATS}'),
     **dict.fromkeys(('score_thr', 'mask_thr', 'filter_thr'), SHARE),
+    'min_part': SHARE_OR_NONE,
     **dict.fromkeys(('nms_pre', 'max_per_img', 'min_mask_pixels'), LIMIT),
 }
 

@@ -8,7 +8,7 @@ needs only sums over the pixels. They are added up strip by strip of the mask fe
 backward pass computes each strip again. Other losses go by chunks of positives.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from mmsolov2.models.position_terms import add_terms, monomials
 from mmsolov2.structures.masks import pixel_counts
 
 CACHED_LOGITS = 2**19  # a strip on the CPU: 2 MiB, which its cache holds
@@ -38,54 +39,67 @@ def is_dice(loss: nn.Module) -> bool:
 
 
 def dice_losses(
-    features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets], loss: DiceLoss
+    features: Tensor,
+    kernels: Tensor,
+    terms: Tensor,
+    targets: Sequence[MaskTargets],
+    loss: DiceLoss,
 ) -> Tensor:
     """Dice losses (p,) of 1x1 kernels (p, E) on features (B, E, h, w), image by image.
 
-    Equal to ``loss`` of all logits, reduction 'none'. Under autocast logits are of its type, and
-    the rest is float32, as there.
+    Equal to ``loss`` of all logits, position terms (p, P) float32 included, reduction 'none'. Under
+    autocast products of features and kernels are of its type, and the rest is float32, as there.
     """
     device = features.device.type
     if torch.is_autocast_enabled(device):
         kernels = kernels.to(torch.get_autocast_dtype(device))
-    overlap, energy = DiceSums.apply(features, kernels, targets)
+    overlap, energy = DiceSums.apply(features, kernels, terms, targets)
     area = torch.cat([pixel_counts(masks)[0].sum(1)[instance] for masks, instance in targets])
     return loss.loss_weight * (1 - 2 * overlap / (energy + area + 2 * loss.eps))
 
 
 class DiceSums(torch.autograd.Function):
-    """Σ m·t and Σ m² (2, p) of features (B, E, h, w), kernels (p, E) and B images' targets.
+    """Σ m·t and Σ m² (2, p) of features (B, E, h, w), kernels (p, E), terms (p, P) and B targets.
 
     Products of features and kernels are of the kernels' type, all else is float32 or more.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets]
+        ctx: Any, features: Tensor, kernels: Tensor, terms: Tensor, targets: Sequence[MaskTargets]
     ) -> Tensor:
-        ctx.save_for_backward(features, kernels)
+        ctx.save_for_backward(features, kernels, terms)
         ctx.targets = targets
-        counts = [len(image.instance) for image in targets]
-        images = zip(features, kernels.split(counts), targets, strict=True)
+        images = by_image(features, kernels, terms, targets)
         return torch.cat([dice_sums(*image) for image in images], dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, Tensor, None]:
-        features, kernels = ctx.saved_tensors
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        features, kernels, terms = ctx.saved_tensors
         grad_features = torch.empty_like(features)
         counts = [len(image.instance) for image in ctx.targets]
-        each = (kernels.split(counts), ctx.targets, grad_sums.split(counts, dim=1))
-        images = zip(features, *each, grad_features, strict=True)
-        grad_kernels = torch.cat([dice_gradients(*image) for image in images])
-        return grad_features, grad_kernels, None
+        grads = zip(grad_sums.split(counts, dim=1), grad_features, strict=True)
+        images = zip(by_image(features, kernels, terms, ctx.targets), grads, strict=True)
+        gradients = [dice_gradients(*image, *grad) for image, grad in images]
+        grad_kernels, grad_terms = map(torch.cat, zip(*gradients, strict=True))
+        return grad_features, grad_kernels, grad_terms, None
 
 
-def dice_sums(features: Tensor, kernels: Tensor, targets: MaskTargets) -> Tensor:
-    """Σ m·t and Σ m² (2, p) of features (E, h, w) and kernels (p, E) of an image."""
+def by_image(
+    features: Tensor, kernels: Tensor, terms: Tensor, targets: Sequence[MaskTargets]
+) -> Iterable[tuple[Tensor, Tensor, Tensor, MaskTargets]]:
+    """The features, kernels, terms and targets of each image."""
+    counts = [len(image.instance) for image in targets]
+    return zip(features, kernels.split(counts), terms.split(counts), targets, strict=True)
+
+
+def dice_sums(features: Tensor, kernels: Tensor, terms: Tensor, targets: MaskTargets) -> Tensor:
+    """Σ m·t and Σ m² (2, p) of features (E, h, w), kernels (p, E) and terms (p, P) of an image."""
     sums = torch.zeros(2, len(kernels), device=kernels.device)
-    for part, masks in strips(len(kernels), features, targets.masks):
-        m = probabilities(part.flatten(1).to(kernels.dtype), kernels)
+    places = monomials(terms, features.shape[1:])
+    for part, masks, place in strips(len(kernels), features, targets.masks, places):
+        m = probabilities(part.flatten(1).to(kernels.dtype), kernels, terms, place)
         t = masks.flatten(1)[targets.instance]
         sums = sums + torch.stack([(m * t).sum(1), (m * m).sum(1)])
     return sums
@@ -94,22 +108,30 @@ def dice_sums(features: Tensor, kernels: Tensor, targets: MaskTargets) -> Tensor
 def dice_gradients(
     features: Tensor,
     kernels: Tensor,
+    terms: Tensor,
     targets: MaskTargets,
     grad_sums: Tensor,
     grad_features: Tensor,
-) -> Tensor:
-    """Gradient (p, E) of kernels; that of features is written into grad_features (E, h, w)."""
+) -> tuple[Tensor, Tensor]:
+    """Gradients (p, E) of kernels and (p, P) of terms; grad_features (E, h, w) are written."""
     by_overlap, by_energy = grad_sums[..., None]
-    grad_kernels = torch.zeros_like(kernels, dtype=grad_sums.dtype)
-    for part, masks, grad_part in strips(len(kernels), features, targets.masks, grad_features):
+    grad_kernels, grad_terms = (
+        torch.zeros_like(kernels, dtype=grad_sums.dtype),
+        torch.zeros_like(terms),
+    )
+    places = monomials(terms, features.shape[1:])
+    each = strips(len(kernels), features, targets.masks, places, grad_features)
+    for part, masks, place, grad_part in each:
         pixels = part.flatten(1).to(kernels.dtype)
-        m = probabilities(pixels, kernels)
+        m = probabilities(pixels, kernels, terms, place)
         t = masks.flatten(1)[targets.instance]
         grad_m = by_overlap * t + 2 * by_energy * m
-        grad_logits = (grad_m * m * (1 - m)).to(kernels.dtype)
+        grad_logits = grad_m * m * (1 - m)
+        grad_terms += grad_logits @ place.flatten(1).T
+        grad_logits = grad_logits.to(kernels.dtype)
         grad_part.copy_((kernels.T @ grad_logits).view_as(part))
         grad_kernels += grad_logits @ pixels.T
-    return grad_kernels
+    return grad_kernels, grad_terms
 
 
 def strips(count: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -119,10 +141,14 @@ def strips(count: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(each.split(rows, dim=1) for each in maps), strict=True)
 
 
-def probabilities(pixels: Tensor, kernels: Tensor) -> Tensor:
-    """Mask probabilities m (p, k), float32 or more, of k pixels (E, k) and kernels (p, E)."""
+def probabilities(pixels: Tensor, kernels: Tensor, terms: Tensor, places: Tensor) -> Tensor:
+    """Mask probabilities m (p, k), float32 or more, of k pixels (E, k) at places (P, k).
+
+    Kernels are (p, E), their terms (p, P).
+    """
     logits = kernels @ pixels
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid_()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return add_terms(logits, terms, places).sigmoid_()
 
 
 def checkpoint_chunks(losses: Callable[..., Tensor], pixels: int, *positives: Tensor) -> Tensor:

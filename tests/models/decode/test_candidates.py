@@ -12,6 +12,7 @@ from mmsolov2.models.decode import candidates as module
 from mmsolov2.models.decode import cpu_blocks
 from mmsolov2.models.decode.candidates import Candidates, find_candidates
 from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, dynamic_conv
+from mmsolov2.models.position_terms import monomials
 
 CELLS, CLASSES, HEIGHT, WIDTH = 30, 4, 24, 20
 
@@ -40,11 +41,13 @@ def some_kernels(size=1):
     centers = torch.rand(CELLS, 2) * torch.tensor([HEIGHT, WIDTH])
     squares = (y - centers[:, 0, None, None]) ** 2 + (x - centers[:, 1, None, None]) ** 2
     features = 3 * torch.randn(CELLS, 1, 1).exp() - squares / 10
+    terms = 0.3 * torch.randn(CELLS, 6)
     kernels = torch.eye(CELLS) + 0.02 * torch.randn(CELLS, CELLS)
-    kernels[:3] = 0  # probabilities at the threshold: no mask
+    kernels[:3] = terms[:3] = 0  # probabilities at the threshold: no mask
     if size > 1:
         kernels = (kernels[..., None] * torch.rand(size**2)).flatten(1)
-    return CellKernels(features, kernels, torch.arange(CELLS) % 5, size)
+    places = monomials(terms, (HEIGHT, WIDTH))
+    return CellKernels(features, kernels, terms, places, torch.arange(CELLS) % 5, size)
 
 
 def some_scores():
@@ -55,7 +58,8 @@ def some_scores():
 def by_definition(scores, kernels, min_area, cfg):
     """Scores, labels, masks: of all pairs at once, of whole masks, best first."""
     cells, labels = (scores > cfg.score_thr).nonzero(as_tuple=True)
-    masks = dynamic_conv(kernels.features, kernels.kernels[cells], kernels.size).sigmoid()
+    logits = dynamic_conv(kernels.features, kernels.kernels[cells], kernels.size)
+    masks = (logits + torch.einsum('np,phw->nhw', kernels.terms[cells], kernels.places)).sigmoid()
     inside = masks > cfg.mask_thr
     area = inside.sum((1, 2))
     score = scores[cells, labels] * (masks * inside).sum((1, 2)) / area.clamp(min=1)
@@ -156,7 +160,7 @@ def test_no_more_is_convolved_once_the_best_are_sure(way, monkeypatch):
     kernels = some_kernels()
     found = find_candidates(scores, kernels, ANY_AREA, settings() | dict(nms_pre=4))
     assert len(calls) == 1
-    expected = dynamic_conv(kernels.features, kernels.kernels[10:14]) > 0
+    expected = kernels[torch.arange(10, 14)].logits() > 0
     assert torch.equal(found.masks, expected)
 
 

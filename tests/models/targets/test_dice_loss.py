@@ -6,6 +6,7 @@ from mmdet.models.losses import DiceLoss, FocalLoss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsolov2.models.position_terms import monomials
 from mmsolov2.models.targets import dice_loss as mask_loss
 from mmsolov2.models.targets.dice_loss import (
     DiceSums,
@@ -26,38 +27,45 @@ def strip(request, monkeypatch):
         monkeypatch.setattr(mask_loss, name, request.param)
 
 
-def case(counts=((3, 5), (2, 4)), channels=6, size=SIZE, dtype=torch.float32, device='cpu'):
-    """Features, kernels and targets of images with (instances, positives)."""
+def case(
+    counts=((3, 5), (2, 4)),
+    channels=6,
+    size=SIZE,
+    dtype=torch.float32,
+    device='cpu',
+    terms=6,
+):
+    """Features, kernels, position terms and targets of images with (instances, positives)."""
     features = torch.randn(len(counts), channels, *size, dtype=dtype, device=device)
     positives = sum(p for _, p in counts)
     kernels = torch.randn(positives, channels, dtype=dtype, device=device)
+    exact = torch.promote_types(dtype, torch.float32)
+    position = torch.randn(positives, terms, dtype=exact, device=device)
     masks = (torch.rand(n, *size, device=device) < 0.3 for n, _ in counts)
     owners = (torch.arange(p, device=device) % max(n, 1) for n, p in counts)
     targets = [MaskTargets(*image) for image in zip(masks, owners, strict=True)]
-    return features.requires_grad_(), kernels.requires_grad_(), targets
+    return features.requires_grad_(), kernels.requires_grad_(), position.requires_grad_(), targets
 
 
-def losses_at_once(features, kernels, targets, loss):
+def losses_at_once(features, kernels, terms, targets, loss):
     """By the loss itself, of all logits of each image."""
-    chosen = kernels.split([len(instance) for _, instance in targets])
-    images = zip(features, chosen, targets, strict=True)
-    return torch.cat(
-        [
-            loss(
-                torch.einsum('pe,ehw->phw', weights, image).float(),
-                masks[instance],
-                reduction_override='none',
-            )
-            for image, weights, (masks, instance) in images
-        ]
-    )
+    losses, places = [], monomials(terms, features.shape[2:])
+    counts = [len(instance) for _, instance in targets]
+    images = zip(features, kernels.split(counts), terms.split(counts), targets, strict=True)
+    for image, weights, position, (masks, instance) in images:
+        logits = torch.einsum('pe,ehw->phw', weights, image).float()
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits + torch.einsum('pt,thw->phw', position, places)
+        losses.append(loss(logits, masks[instance], reduction_override='none'))
+    return torch.cat(losses)
 
 
-def with_gradients(losses, features, kernels, *arguments):
+def with_gradients(losses, features, kernels, terms, *arguments):
     """Losses, and the gradients of their weighted sum."""
-    found = losses(features, kernels, *arguments)
+    found = losses(features, kernels, terms, *arguments)
     weights = torch.linspace(1, 2, len(found), device=found.device)
-    return found, *torch.autograd.grad((found * weights).sum(), (features, kernels))
+    gradients = torch.autograd.grad((found * weights).sum(), (features, kernels, terms))
+    return found, *gradients
 
 
 COUNTS = {
@@ -70,28 +78,30 @@ COUNTS = {
 
 
 @pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
-def test_equals_the_loss_of_all_logits(strip, counts, device):
-    arguments = (*case(counts, device=device), LOSS)
+@pytest.mark.parametrize('terms', [0, 1, 6])
+def test_equals_the_loss_of_all_logits(strip, counts, terms, device):
+    arguments = (*case(counts, device=device, terms=terms), LOSS)
     found = with_gradients(dice_losses, *arguments)
     expected = with_gradients(losses_at_once, *arguments)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert found[1].any() and found[2].any()
+    assert all(gradient.any() for gradient in found[1 : 3 + (terms > 0)])
 
 
 def test_gradients_equal_differences(strip, device):
-    features, kernels, targets = case(
+    *inputs, targets = case(
         ((2, 3), (1, 1)), channels=2, size=(3, 4), dtype=torch.double, device=device
     )
-    assert torch.autograd.gradcheck(lambda *x: DiceSums.apply(*x, targets), (features, kernels))
+    assert torch.autograd.gradcheck(lambda *x: DiceSums.apply(*x, targets), inputs)
 
 
 def test_sums_by_hand():
     """Logits 0 have probability 1/2, at each of 4 pixels, of which 3 and 1 are the targets."""
     masks = torch.tensor([[[True, True], [True, False]], [[False, False], [False, True]]])
     targets = [MaskTargets(masks, torch.tensor([1, 0, 1]))]
-    sums = DiceSums.apply(torch.ones(1, 5, 2, 2), torch.zeros(3, 5), targets)
+    kernels, terms = torch.zeros(3, 5), torch.zeros(3, 6)
+    sums = DiceSums.apply(torch.ones(1, 5, 2, 2), kernels, terms, targets)
     assert sums.tolist() == [[0.5, 1.5, 0.5], [1, 1, 1]]
 
 
@@ -99,7 +109,7 @@ def test_an_empty_batch_has_losses_and_zero_gradients(device):
     losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0)), device=device), LOSS)
     assert losses.shape == (0,)
     assert not any(gradient.any() for gradient in gradients)
-    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6)]
+    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6), (0, 6)]
 
 
 LAYOUTS = {
@@ -111,11 +121,11 @@ LAYOUTS = {
 
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 def test_features_of_any_layout(strip, layout, device):
-    features, kernels, targets = case(device=device)
-    expected = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    features, *others = case(device=device)
+    expected = with_gradients(dice_losses, features, *others, LOSS)
     features = layout(features.detach()).requires_grad_()
     assert not features.is_contiguous()
-    found = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    found = with_gradients(dice_losses, features, *others, LOSS)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -127,7 +137,7 @@ def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
         found = with_gradients(dice_losses, *arguments)
         expected = with_gradients(losses_at_once, *arguments)
     exact = dice_losses(*arguments)
-    assert [each.dtype for each in found] == [torch.float32] * 3
+    assert [each.dtype for each in found] == [torch.float32] * 4
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert (found[0] - exact).abs().max() > 1e-4
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
@@ -135,22 +145,23 @@ def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
 
 
 def test_after_autocast_backward_computes_the_same_logits(device):
-    features, kernels, targets = case(channels=32, device=device)
+    features, kernels, *others = case(channels=32, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        losses = dice_losses(features, kernels, targets, LOSS)
+        losses = dice_losses(features, kernels, *others, LOSS)
     gradients = torch.autograd.grad(losses.sum(), (features, kernels))
     halves = [tensor.detach().bfloat16().requires_grad_() for tensor in (features, kernels)]
-    expected = torch.autograd.grad(dice_losses(*halves, targets, LOSS).sum(), halves)
+    expected = torch.autograd.grad(dice_losses(*halves, *others, LOSS).sum(), halves)
     for ours, theirs in zip(gradients, expected, strict=True):
         assert torch.equal(ours, theirs.float())
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision_has_gradients_of_its_own_type(dtype, device):
-    features, kernels, targets = case(dtype=dtype, device=device)
-    losses, *gradients = with_gradients(dice_losses, features, kernels, targets, LOSS)
+    """That of position terms is float32, as they are."""
+    arguments = case(dtype=dtype, device=device)
+    losses, *gradients = with_gradients(dice_losses, *arguments, LOSS)
     assert losses.dtype == torch.float32
-    assert [gradient.dtype for gradient in gradients] == [dtype] * 2
+    assert [gradient.dtype for gradient in gradients] == [dtype, dtype, torch.float32]
 
 
 def test_nothing_waits_for_the_device():
@@ -158,7 +169,7 @@ def test_nothing_waits_for_the_device():
     with FakeTensorMode():
         losses, *gradients = with_gradients(dice_losses, *case(), LOSS)
     assert losses.shape == (9,)
-    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (9, 6)]
+    assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (9, 6), (9, 6)]
 
 
 class Largest(TorchDispatchMode):
@@ -176,10 +187,10 @@ class Largest(TorchDispatchMode):
 def test_nothing_is_as_large_as_all_logits(monkeypatch):
     """Only features and their gradient are as large as that."""
     monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', 2000)
-    features, kernels, targets = case(((3, 80),), channels=4, size=(20, 25))
+    features, *others = case(((3, 80),), channels=6, size=(20, 25))
     with Largest() as largest:
-        with_gradients(dice_losses, features, kernels, targets, LOSS)
-    assert largest.elements == features.numel() == 2000 < 80 * 20 * 25 / 10
+        with_gradients(dice_losses, features, *others, LOSS)
+    assert largest.elements == features.numel() == 3000 < 80 * 20 * 25 / 10
 
 
 @pytest.mark.cuda
@@ -214,25 +225,27 @@ def test_which_losses_are_sums():
 @pytest.mark.parametrize('logits', [1, 300, 10**9], ids=['one by one', 'chunks', 'at once'])
 def test_chunks_change_nothing(monkeypatch, logits, device):
     monkeypatch.setattr(mask_loss, 'LAUNCHED_LOGITS', logits)
-    features, kernels, ((masks, instance),) = case(((3, 7),), device=device)
+    features, kernels, terms, ((masks, instance),) = case(((3, 7),), device=device)
     calls = []
 
-    def losses(kernels, instance):
+    def losses(kernels, terms, instance):
         calls.append(len(instance))
-        maps = torch.einsum('pe,ehw->phw', kernels, features[0])
+        maps = torch.einsum('pe,ehw->phw', kernels, features[0]) + terms.sum(1)[:, None, None]
         return LOSS(maps, masks[instance], reduction_override='none')
 
-    found = with_gradients(
-        lambda _, kernels: checkpoint_chunks(losses, 9 * 14, kernels, instance), features, kernels
-    )
+    def by_chunks(_, *positives):
+        return checkpoint_chunks(losses, 9 * 14, *positives, instance)
+
+    found = with_gradients(by_chunks, features, kernels, terms)
     chunks = {1: [1] * 7, 300: [2, 2, 2, 1], 10**9: [7]}[logits]
     assert calls[: len(chunks)] == chunks and sorted(calls) == sorted(2 * chunks)
-    expected = with_gradients(lambda _, kernels: losses(kernels, instance), features, kernels)
+    at_once = lambda _, *positives: losses(*positives, instance)  # noqa: E731
+    expected = with_gradients(at_once, features, kernels, terms)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_chunks_of_nothing():
-    _, kernels, _ = case(((3, 0),))
+    _, kernels, *_ = case(((3, 0),))
     losses = checkpoint_chunks(lambda kernels: kernels.sum(1), 0 + 1, kernels)
     assert losses.shape == (0,) and losses.requires_grad
