@@ -20,6 +20,7 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'structures': 'errors device',
     'models.dynamic_conv': 'models.pyramid',
     'models.state_dicts': 'errors',
+    'models.efficientnet_lite': 'registry',
     'models.targets': 'errors device registry structures models.dynamic_conv models.pyramid',
     'models.decode': 'errors device registry structures models.bilinear models.data_samples '
     'models.dynamic_conv',
