@@ -351,8 +351,11 @@ CHANGES = {
     },
     'owner': {'mask_head.assigner.owner'},
     'sync': {'mask_head.sync_avg_factor'},
-    'min': {'test_cfg.min_mask_pixels'},
+    'min': {'test_cfg.min_mask_pixels', 'test_cfg.min_part'},
+    'position': {'mask_head.position_terms'},
+    'quality': {f'mask_head.loss_cls.{name}' for name in ('type', 'gamma', 'alpha', 'loss_weight')},
 }
+CHANGES['plus'] = CHANGES['without'] = CHANGES['position'] | CHANGES['quality'] | CHANGES['min']
 
 
 @pytest.mark.parametrize('leaf', ABLATIONS, ids=lambda leaf: leaf.stem)
@@ -362,9 +365,68 @@ def test_an_ablation_changes_only_what_its_name_says(leaf):
         read(leaf).model.to_dict(),
         read(CONFIGS / 'solov2/solov2_r50_fpn_ms-3x_coco.py').model.to_dict(),
     )
-    assert changed <= CHANGES[row.split('-')[0]]
+    assert changed <= CHANGES[row.removesuffix('_coco').split('-')[0]]
     published = ('kernel-1x1x256', 'coords-both', 'nms-matrix_', 'features-unified')
     assert bool(changed) != row.startswith(published)
+
+
+def changes(ours: Config, base: Config) -> dict:
+    """What a model has where it differs from another, by path; None where it has nothing."""
+    values, found = ours.model.to_dict(), {}
+    for path in differences(values, base.model.to_dict()):
+        *parents, name = path.split('.')
+        found[path] = functools.reduce(lambda part, key: part[key], parents, values).get(name)
+    return found
+
+
+PLUS = {
+    'mask_head.position_terms': 'quadratic',
+    'mask_head.loss_cls.type': 'VarifocalLoss',
+    'mask_head.loss_cls.gamma': None,
+    'mask_head.loss_cls.alpha': None,
+    'mask_head.loss_cls.loss_weight': None,
+    'test_cfg.min_part': 0.2,
+    'test_cfg.min_mask_pixels': 1,
+}
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'base'),
+    [
+        ('ablations/solov2_r50_fpn_ms-3x_plus_coco', 'solov2/solov2_r50_fpn_ms-3x_coco'),
+        ('solov2/solov2-plus_r50_fpn_ms-3x_coco', 'solov2/solov2_r50_fpn_ms-3x_coco'),
+        ('solov2/solov2-plus_r18_fpn_ms-3x_coco', 'solov2/solov2-light_r18_fpn_ms-3x_coco'),
+        ('shapes/solov2-plus_r18_fpn_shapes', 'shapes/solov2-light_r18_fpn_shapes'),
+        ('custom/solov2-plus_r18_fpn_dsb2018', 'custom/solov2-light_r18_fpn_dsb2018'),
+        ('custom/solov2-plus_r18_fpn_fruits-nuts', 'custom/solov2-light_r18_fpn_fruits-nuts'),
+    ],
+)
+def test_plus_is_one_recipe(leaf, base):
+    """Everywhere the same switches, over a model that is the published kind's but for these."""
+    ours, base = (read(CONFIGS / f'{name}.py') for name in (leaf, base))
+    assert changes(ours, base) == PLUS
+    assert {**ours.to_dict(), 'model': None} == {**base.to_dict(), 'model': None}
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'base'),
+    [
+        ('solov2/solov2-plus_effl0_fpn_ms-3x_coco', 'solov2/solov2-plus_r18_fpn_ms-3x_coco'),
+        ('custom/solov2-plus_effl0_fpn_dsb2018', 'custom/solov2-plus_r18_fpn_dsb2018'),
+        ('custom/solov2-plus_effl0_fpn_fruits-nuts', 'custom/solov2-plus_r18_fpn_fruits-nuts'),
+    ],
+)
+def test_plus_takes_the_installed_backbone(leaf, base):
+    """With the input that its weights know, and nothing else changed."""
+    ours, base = (read(CONFIGS / f'{name}.py') for name in (leaf, base))
+    assert {path.split('.')[0] for path in changes(ours, base)} == {
+        'backbone', 'neck', 'data_preprocessor'
+    }  # fmt: skip
+    assert ours.model.backbone.type == 'mmsolov2.EfficientNetLite'
+    preprocessor = ours.model.data_preprocessor
+    assert preprocessor.mean == [127] * 3 and preprocessor.std == [128] * 3
+    outputs = MODELS.build(without_weights(ours.model.backbone))(torch.zeros(1, 3, 64, 64))
+    assert [output.shape[1] for output in outputs] == ours.model.neck.in_channels
 
 
 def test_defaults_equal_mmdets():

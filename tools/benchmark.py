@@ -28,6 +28,7 @@ from benchmarks.evaluation import measured_evaluation
 from benchmarks.inputs import MASK_KINDS
 from benchmarks.measure import by_turns, in_fresh_process, machine, peak_memory, seconds, waits
 from benchmarks.models import AMP, OPTIONS, SIZE, Runs, parse_size, pictures_of
+from benchmarks.plus import PARTS, plus_runs
 from benchmarks.prediction import (
     STRATEGIES,
     memory_runs,
@@ -64,6 +65,7 @@ CHOICES = dict(  # of axes, wherever they are
     strategy=tuple(STRATEGIES),
     format=('bitmap', 'rle'),
     stage=('post-processing', 'prediction'),
+    part=tuple(PARTS),
     backend=('pycocotools', 'faster'),
 )
 PRECISIONS = {'fp32': [], 'tf32': ['--tf32'], 'bf16': ['--amp', 'bf16']}  # on the command line
@@ -285,6 +287,15 @@ BENCHES = {
         build=loss_runs,
         differing=differing_losses,
         trains=True,
+    ),
+    'plus': Subcommand(
+        help='solov2-plus beside the same model without',
+        floor='the same model without',
+        axes=dict(part=tuple(PARTS), candidates=(100,), masks=('compact',), instances=(10,)),
+        build=plus_runs,
+        overhead=True,
+        trains=True,
+        amp=True,
     ),
     'evaluate': Subcommand(
         help='prediction results to COCO figures, the network excluded',

@@ -64,6 +64,16 @@ OPTIONS = (
     'owner-last',
     'sync-avg-factor',
     'min-mask-1',
+    'position-bias',
+    'position-linear',
+    'position-quadratic',
+    'quality',
+    'min-part',
+    'plus',
+    'without-position',
+    'without-quality',
+    'without-min-part',
+    'without-min-mask',
 )
 ROWS = ('default', *PAPER, *OPTIONS)
 RUNNING: set[subprocess.Popen] = set()  # tools that were started, at work or done
@@ -351,11 +361,12 @@ def table(results: dict[str, list[dict]]) -> str:
     The paper's time of the NMS is without the overlaps, ours with them.
     """
     names = [name.replace('mAP', 'AP').replace('_', '') for name in METRICS]
-    head = ['row', 'seeds', *names, 'shared cells, %', 'NMS, ms (masks)']
+    head = ['row', 'seeds', *names, 'box AP', 'shared cells, %', 'NMS, ms (masks)']
     head += ['paper: AP / 50 / 75', 'paper: NMS, ms']
     lines = []
     for row, figures in results.items():
         cells = [spread([percent(one, name) for one in figures]) for name in METRICS]
+        cells.append(spread([percent(one, 'mAP', 'bbox') for one in figures]))
         shared = figures[0].get('shared_cells', math.nan)
         cells += ['–' if math.isnan(shared) else f'{shared:.1f}', nms_time(figures)]
         cells += [' / '.join(map(str, PAPER.get(row, '–'))), PAPER_NMS.get(row, '–')]
@@ -371,9 +382,9 @@ def nms_time(figures: Sequence[dict]) -> str:
     return f'{milliseconds:.2f} ({median(one["nms/candidates"] for one in figures):.0f})'
 
 
-def percent(figures: dict[str, float], name: str) -> float:
-    """A figure of the masks in percent; 0 where nothing was found in any image."""
-    return 100 * figures.get(f'coco/segm_{name}', 0.0)
+def percent(figures: dict[str, float], name: str, kind: str = 'segm') -> float:
+    """A figure of the masks or the boxes in percent; 0 where nothing was found in any image."""
+    return 100 * figures.get(f'coco/{kind}_{name}', 0.0)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -103,6 +103,16 @@ def check_convs(stacked_convs: int, kernel_size: int) -> None:
         )
 
 
+def check_losses(loss_cls: nn.Module, loss_mask: nn.Module) -> None:
+    """Raise ValueError if categories shall learn a quality that the mask loss does not tell."""
+    if isinstance(loss_cls, QUALITY_LOSSES) and not is_dice(loss_mask):
+        raise ValueError(
+            f'SOLOv2Head: loss_cls={type(loss_cls).__name__} learns the Dice coefficient of the '
+            f'masks, which loss_mask={type(loss_mask).__name__} does not tell: set loss_mask=dict('
+            "type='DiceLoss', use_sigmoid=True, activate=True, loss_weight=3.0)"
+        )
+
+
 @MODELS.register_module()
 class SOLOv2Head(BaseModule):
     """Category logits (B, C, S, S) and kernels (B, D, S, S) for every pyramid level.
@@ -126,7 +136,9 @@ class SOLOv2Head(BaseModule):
         position_terms: None, 'bias', 'linear' or 'quadratic': kernels have P = 0, 1, 3 or 6 numbers
             more, which say where the mask is (``position_terms``).
         assigner: config of the assigner of instances to cells.
-        loss_cls: config of the category loss.
+        loss_cls: config of the category loss. With ``QualityFocalLoss`` (GFL, Li et al., NeurIPS
+            2020) or ``VarifocalLoss`` (VarifocalNet, Zhang et al., CVPR 2021) a cell learns the
+            Dice coefficient of its mask in place of 1.
         loss_mask: config of the mask loss.
         sync_avg_factor: divide the losses by the positive cells of all processes, not by each
             process's own: gradients averaged over processes are those of one joint batch.
@@ -141,7 +153,8 @@ class SOLOv2Head(BaseModule):
             share of its largest one, as 0.1; 1.0 keeps the largest alone, None keeps all.
 
     Raises:
-        ValueError: if the levels disagree, the kernel size is even, or a test setting is unknown.
+        ValueError: if the levels disagree, the kernel size is even, position terms or a setting of
+            testing are unknown, or the category loss needs another mask loss.
     """
 
     def __init__(
@@ -184,6 +197,7 @@ class SOLOv2Head(BaseModule):
         self.nms = build_nms(self.test_cfg['nms'])
         check_levels(self.strides, self.num_grids, self.assigner.scale_ranges)
         check_convs(stacked_convs, kernel_size)
+        check_losses(self.loss_cls, self.loss_mask)
 
         layers = [conv_cfg] * (stacked_convs - 1) + [last_conv_cfg or conv_cfg]
         self.cls_convs = tower(in_channels, feat_channels, layers, norm_cfg)

@@ -131,6 +131,13 @@ def predict(head, features, mask_features, samples, **options):
         (dict(test_cfg=dict(filter_thr=None)), 'filter_thr must be a number .*, not None'),
         (dict(test_cfg=dict(nms_pre=0)), 'nms_pre must be a whole number.*not 0'),
         (dict(test_cfg=dict(max_per_img=-1)), 'max_per_img must be a whole number.*not -1'),
+        (
+            dict(
+                loss_cls=dict(type='VarifocalLoss', use_sigmoid=True),
+                loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True),
+            ),
+            'loss_cls=VarifocalLoss learns the Dice .* loss_mask=CrossEntropyLoss does not tell',
+        ),
         (dict(position_terms='cubic'), "position_terms must be one of .*, not 'cubic'"),
         (dict(test_cfg=dict(min_part=2)), 'min_part must be a number from 0 to 1, or None, not 2'),
         (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be a whole number.*not 0'),

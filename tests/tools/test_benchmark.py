@@ -233,6 +233,17 @@ def test_steps_agree_with_mmdet_and_have_a_floor(tmp_path):
     assert '| our loss / floor |' in (tmp_path / 'step.md').read_text()
 
 
+def test_plus_is_measured_beside_the_same_model_without(tmp_path):
+    wrong, content = start(tmp_path, 'plus', '--candidates', '3', '--instances', '2')
+    parts = ['step', 'prediction', 'post-processing']
+    assert not wrong and [case['case']['part'] for case in content['cases']] == parts
+    assert all(case['seconds'].keys() == {'ours', 'floor'} for case in content['cases'])
+    assert '| ours over floor |' in (tmp_path / 'plus.md').read_text()
+    args = benchmark.parse_args(['plus', '--config', 'other'])
+    with pytest.raises(InputError, match='other: there is no plus of it, only of solov2_r50'):
+        benchmark.plus_runs(args, dict(part='step'))
+
+
 GPU = ('--device', 'cpu', '--models', 'solov2-light_r18_fpn_ms-3x_coco:64x96', '--batch', '2')
 GPU += ('--candidates', '3', '5', '--instances', '2', '--repeats', '1', '--warmup', '0')
 

@@ -182,7 +182,12 @@ def tools(monkeypatch):
         (folder / 'now').mkdir()
         seed = int(folder.name[-1])
         figures = {f'coco/segm_{name}': 0.4 + 0.02 * seed for name in ablations.METRICS}
-        figures |= {'coco/segm_mAP_l': -1, 'nms/milliseconds': 1 + seed, 'nms/candidates': 30}
+        figures |= {
+            'coco/bbox_mAP': 0.3,
+            'coco/segm_mAP_l': -1,
+            'nms/milliseconds': 1 + seed,
+            'nms/candidates': 30,
+        }
         (folder / 'now' / 'now.json').write_text(json.dumps(figures))
 
     monkeypatch.setattr(ablations, 'call', call)
@@ -223,7 +228,7 @@ def test_results_are_kept_and_reported(tools, monkeypatch, tmp_path, capsys):
     assert 'nms-hard, seed 1: mask AP 42.0' in out
     table = (tmp_path / 'out/ablations.md').read_text().splitlines()
     same = ' | '.join(['41.0 ± 1.4'] * 5)
-    assert table[3] == f'| nms-hard | 2 | {same} | – | 12.3 | 1.50 (30) | 36.3 | 9 |'
+    assert table[3] == f'| nms-hard | 2 | {same} | – | 30.0 ± 0.0 | 12.3 | 1.50 (30) | 36.3 | 9 |'
     assert (tmp_path / 'out/ablations.png').stat().st_size > 1000
     run(monkeypatch, arguments(tmp_path, 'default', 'nms-hard', 'nms-fast'))
     assert tools.calls[6:] == ['test nms-fast-seed-0', 'test nms-fast-seed-1']
@@ -308,9 +313,9 @@ def test_spread(values, text):
 
 
 def test_what_was_not_measured_is_no_number():
-    figures = {f'coco/segm_{name}': 0.5 for name in ablations.METRICS}
+    figures = {f'coco/segm_{name}': 0.5 for name in ablations.METRICS} | {'coco/bbox_mAP': 0.5}
     row = ablations.table({'heads-solo': [{**figures, 'shared_cells': math.nan}]}).splitlines()[2]
-    assert row == f'| heads-solo | 1 | {" | ".join(["50.0"] * 6)} | – | – | – | – |'
+    assert row == f'| heads-solo | 1 | {" | ".join(["50.0"] * 7)} | – | – | – | – |'
 
 
 def test_where_nothing_was_found_ap_is_zero():

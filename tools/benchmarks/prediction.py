@@ -30,7 +30,7 @@ def make_outputs(args: argparse.Namespace, head: nn.Module, case: dict, size) ->
         args.batch_size,
         num_classes=head.num_classes,
         num_grids=head.num_grids,
-        channels=head.conv_kernel.out_channels,
+        channels=head.mask_channels,
         size=size,
         masks=case.get('masks', 'compact'),
     ).to(args.device)

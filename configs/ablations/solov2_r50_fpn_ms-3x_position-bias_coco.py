@@ -1,0 +1,2 @@
+_base_ = '../solov2/solov2_r50_fpn_ms-3x_coco.py'
+model = dict(mask_head=dict(position_terms='bias'))

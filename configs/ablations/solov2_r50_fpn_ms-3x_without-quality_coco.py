@@ -1,0 +1,5 @@
+_base_ = '../solov2/solov2_r50_fpn_ms-3x_coco.py'
+model = dict(
+    mask_head=dict(position_terms='quadratic'),
+    test_cfg=dict(min_part=0.2, min_mask_pixels=1),
+)
