@@ -429,6 +429,30 @@ def test_plus_takes_the_installed_backbone(leaf, base):
     assert [output.shape[1] for output in outputs] == ours.model.neck.in_channels
 
 
+@pytest.mark.parametrize('base', ['solov2', 'solov2-plus'])
+@pytest.mark.parametrize(
+    ('row', 'switch'),
+    [
+        ('position', 'mask_head.position_terms'),
+        ('quality', 'mask_head.loss_cls.'),
+        ('min-part', 'test_cfg.min_part'),
+        ('min-mask', 'test_cfg.min_mask_pixels'),
+    ],
+)
+def test_without_is_plus_but_for_one_switch(row, switch, base, tmp_path):
+    """Put over the published model, as shipped, or over plus itself."""
+    leaf = (CONFIGS / f'ablations/solov2_r50_fpn_ms-3x_without-{row}_coco.py').read_text()
+    over = CONFIGS / f'solov2/{base}_r50_fpn_ms-3x_coco.py'
+    text = leaf.replace("'../solov2/solov2_r50_fpn_ms-3x_coco.py'", repr(str(over)))
+    (tmp_path / 'row.py').write_text(text)
+    found = changes(
+        Config.fromfile(tmp_path / 'row.py'), read(CONFIGS / 'solov2/solov2_r50_fpn_ms-3x_coco.py')
+    )
+    found = {path: value for path, value in found.items() if value is not None}
+    expected = {path: value for path, value in PLUS.items() if not path.startswith(switch)}
+    assert found == {path: value for path, value in expected.items() if value is not None}
+
+
 def test_defaults_equal_mmdets():
     """Thresholds, grids, ranges and weights of losses are those of the published models."""
     ours = read(CONFIGS / 'solov2' / 'solov2_r50_fpn_1x_coco.py').model

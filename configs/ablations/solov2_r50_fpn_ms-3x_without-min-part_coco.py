@@ -4,5 +4,5 @@ model = dict(
         position_terms='quadratic',
         loss_cls=dict(_delete_=True, type='VarifocalLoss', use_sigmoid=True),
     ),
-    test_cfg=dict(min_mask_pixels=1),
+    test_cfg=dict(min_part=None, min_mask_pixels=1),
 )

@@ -143,10 +143,11 @@ def mask_head_settings(shapes: Shapes) -> dict:
 
 @functools.cache
 def shipped_models() -> dict[str, dict]:
-    """The model of every COCO config that mmsolov2 ships, by the config's name."""
+    """The models of the COCO configs that mmsolov2 ships, by name: those that others have too."""
     root = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
     names = sorted(path.relative_to(root).as_posix() for path in root.glob('solov2/*.py'))
-    return {name: open_config(name).model.to_dict() for name in names}
+    models = {name: open_config(name).model.to_dict() for name in names}
+    return {name: one for name, one in models.items() if not one['mask_head']['position_terms']}
 
 
 DEFAULTS = dict(  # of the classes, where a config says nothing

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsolov2.models.position_terms import add_terms
+from mmsolov2.models.position_terms import QuadraticForms, quadratic_forms
 from mmsolov2.models.pyramid import resize
 
 KEPT_LOGITS = 2**23  # that are computed once and kept: 32 MiB
@@ -53,8 +53,8 @@ class CellKernels:
 
     features: Tensor | Sequence[Tensor]  # (E, h, w), or such for each level
     kernels: Tensor  # (n, E·size²)
-    terms: Tensor  # (n, P) float32, position terms
-    places: Tensor  # (P, h, w) float32, their monomials
+    terms: Tensor  # (n, P), position terms
+    positions: Tensor  # (n, 3) int64, column, row and grid
     levels: Tensor  # (n,) int64
     size: int = 1
 
@@ -74,12 +74,24 @@ class CellKernels:
 
     def __getitem__(self, cells: Tensor) -> 'CellKernels':
         """The kernels of cells (m,)."""
-        kernels, terms, levels = self.kernels[cells], self.terms[cells], self.levels[cells]
-        return replace(self, kernels=kernels, terms=terms, levels=levels)
+        return replace(
+            self,
+            kernels=self.kernels[cells],
+            terms=self.terms[cells],
+            positions=self.positions[cells],
+            levels=self.levels[cells],
+        )
 
     def logits(self) -> Tensor:
         """Mask logits (n, h, w) float32. Those of coarser levels are resized, bilinearly."""
-        return add_terms(self.convolved(), self.terms, self.places)
+        form = self.form()
+        return self.convolved() if form is None else form.add_to(self.convolved())
+
+    def form(self) -> QuadraticForms | None:
+        """What position terms add to logits, if there are any."""
+        if not self.terms.shape[1]:
+            return None
+        return quadratic_forms(self.terms, self.positions, self.mask_size)
 
     def convolved(self) -> Tensor:
         """``logits`` without position terms."""
@@ -103,7 +115,8 @@ class CellKernels:
         chosen = self if some is None else self[some]
         around = replace(chosen, features=self.features[:, first : rows.stop + halo])
         convolved = around.convolved()[:, rows.start - first : rows.stop - first]
-        return add_terms(convolved, chosen.terms, self.places[:, rows])
+        form = chosen.form()
+        return convolved if form is None else form.rows(rows).add_to(convolved)
 
     def keep_few(self) -> 'MaskLogits':
         """Logits to keep if they are few, or if their rows cannot be computed apart."""

@@ -19,7 +19,7 @@ from mmsolov2.models.decode.points_nms import points_nms
 from mmsolov2.models.decode.results import to_results
 from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
 from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
-from mmsolov2.models.position_terms import around_origin, cell_places, monomials, num_terms
+from mmsolov2.models.position_terms import cell_positions, num_terms, quadratic_forms
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
 from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
@@ -105,11 +105,12 @@ def check_convs(stacked_convs: int, kernel_size: int) -> None:
 
 def check_losses(loss_cls: nn.Module, loss_mask: nn.Module) -> None:
     """Raise ValueError if categories shall learn a quality that the mask loss does not tell."""
-    if isinstance(loss_cls, QUALITY_LOSSES) and not is_dice(loss_mask):
+    if isinstance(loss_cls, QUALITY_LOSSES) and not (is_dice(loss_mask) and loss_mask.loss_weight):
+        kind = type(loss_mask).__name__ + (' of weight 0' if is_dice(loss_mask) else '')
         raise ValueError(
             f'SOLOv2Head: loss_cls={type(loss_cls).__name__} learns the Dice coefficient of the '
-            f'masks, which loss_mask={type(loss_mask).__name__} does not tell: set loss_mask=dict('
-            "type='DiceLoss', use_sigmoid=True, activate=True, loss_weight=3.0)"
+            f'masks, which loss_mask={kind} does not tell: set '
+            "loss_mask=dict(type='DiceLoss', use_sigmoid=True, activate=True, loss_weight=3.0)"
         )
 
 
@@ -208,15 +209,13 @@ class SOLOv2Head(BaseModule):
         self._register_cells()
 
     def _register_cells(self) -> None:
-        """Level, stride and place of every cell, where the parameters are."""
+        """Level, stride and position of every cell, where the parameters are."""
         cells = [torch.full((grid**2,), level) for level, grid in enumerate(self.num_grids)]
         cell_levels = torch.cat(cells)
         self.register_buffer('cell_levels', cell_levels, persistent=False)
         cell_strides = torch.tensor(self.strides)[cell_levels]
         self.register_buffer('cell_strides', cell_strides, persistent=False)
-        centers, units = cell_places(self.num_grids)
-        self.register_buffer('cell_centers', centers, persistent=False)
-        self.register_buffer('cell_units', units, persistent=False)
+        self.register_buffer('cell_positions', cell_positions(self.num_grids), persistent=False)
 
     # Layers
 
@@ -248,7 +247,7 @@ class SOLOv2Head(BaseModule):
         """Kernels (B, cells, D) and position terms (B, cells, P) of levels (B, D + P, S, S)."""
         numbers = flatten_cells(levels)
         kernels, terms = numbers.tensor_split([numbers.shape[-1] - self.num_terms], dim=-1)
-        return kernels, around_origin(terms, self.cell_centers, self.cell_units)
+        return kernels, terms
 
     # Training
 
@@ -280,13 +279,17 @@ class SOLOv2Head(BaseModule):
     def _category_targets(self, targets: Sequence[ImageTargets], losses: Tensor) -> Tensor:
         """Labels (B · cells,), or where they shall be qualities (B · cells, C), these.
 
-        The quality of a cell is the Dice coefficient of its mask, of Dice losses (p,) of positives.
+        The quality of a cell is the Dice coefficient of its mask with the instance that gives the
+        label, the last one of several: of Dice losses (p,) of positives.
         """
         labels = torch.cat([image.labels for image in targets])
         if not isinstance(self.loss_cls, QUALITY_LOSSES):
             return labels
         cell = torch.cat([i * len(self.cell_levels) + one.cell for i, one in enumerate(targets)])
+        instance = torch.cat([image.instance for image in targets])
+        owner = torch.full_like(labels, -1).scatter_reduce(0, cell, instance, 'amax')
         dice = 1 - losses.detach() / self.loss_mask.loss_weight
+        dice = dice.where(instance == owner[cell], 0)
         quality = dice.new_zeros(len(labels)).scatter_reduce(0, cell, dice, 'amax')
         classes = torch.arange(self.num_classes, device=labels.device)
         return (labels[:, None] == classes) * quality[:, None]
@@ -325,16 +328,19 @@ class SOLOv2Head(BaseModule):
                 torch.cat([of[image.cell] for of, image in zip(each, targets, strict=True)])
                 for each in (kernels, terms)
             )
+            form = None
+            if self.num_terms:
+                positions = self.cell_positions[torch.cat([image.cell for image in targets])]
+                form = quadratic_forms(terms, positions, features.shape[2:])
             masks = [MaskTargets(image.masks, image.instance) for image in targets]
-            return dice_losses(features, kernels, terms, masks, self.loss_mask)
+            return dice_losses(features, kernels, form, masks, self.loss_mask)
         images = zip(per_image(features), kernels, terms, targets, strict=True)
         return torch.cat([self._image_mask_losses(*image) for image in images])
 
     def _cell_kernels(self, features: MaskFeatures, kernels: Tensor, terms: Tensor) -> CellKernels:
         """What makes an image's masks, of kernels (cells, D) and position terms (cells, P)."""
-        size = [side // MASK_STRIDE for side in input_size(features)]
-        places = monomials(terms, size)
-        return CellKernels(features, kernels, terms, places, self.cell_levels, self.kernel_size)
+        cells = self.cell_positions, self.cell_levels
+        return CellKernels(features, kernels, terms, *cells, self.kernel_size)
 
     def _image_mask_losses(
         self, features: MaskFeatures, kernels: Tensor, terms: Tensor, targets: ImageTargets

@@ -1,7 +1,6 @@
 """State dicts: found in a checkpoint, under this package's names, and compared with a model."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import numpy as np
 import torch
@@ -149,13 +148,13 @@ def _other_terms(model: nn.Module, state_dict: Mapping, prefix: str) -> str:
     if ours is None or theirs is None:
         return ''
     kinds = {count: kind for kind, count in NUM_TERMS.items()}
-    own = cast('int', model.get_submodule('mask_head').num_terms)
+    own: int = getattr(model.get_submodule('mask_head'), 'num_terms', 0)
     other = len(theirs) - len(ours) + own
     if other == own or other not in kinds:
         return ''
     return (
-        f'It has mask_head.position_terms={kinds[other]!r}, the model {kinds[own]!r}: only '
-        'conv_kernel differs, and load_from takes all other weights of it for training. '
+        f'It has mask_head.position_terms={kinds[other]!r}, the model {kinds[own]!r}: to train on, '
+        'load_from takes all but conv_kernel. '
     )
 
 

@@ -13,7 +13,6 @@ from mmsolov2.models.dynamic_conv import (
     dynamic_conv,
     with_balanced_taps,
 )
-from mmsolov2.models.position_terms import monomials
 
 
 def kernels_of(features, count, levels=None, size=1, terms=6, device='cpu'):
@@ -22,8 +21,8 @@ def kernels_of(features, count, levels=None, size=1, terms=6, device='cpu'):
     kernels = torch.randn(count, len(first) * size**2, device=device)
     weights = torch.randn(count, terms, device=device)
     levels = torch.zeros(count, dtype=torch.long, device=device) if levels is None else levels
-    places = monomials(weights, first.shape[1:])
-    return CellKernels(features, kernels, weights, places, levels, size)
+    positions = torch.tensor([[i % 4, i % 3, 4] for i in range(count)], device=device).view(-1, 3)
+    return CellKernels(features, kernels, weights, positions, levels, size)
 
 
 def convolve_by_loops(features, kernels, size):
@@ -120,11 +119,12 @@ def test_levels_have_features_of_their_own(size, levels, device):
     cells = kernels_of(features, len(levels), of_level, size, device=device)
     out = cells.logits()
     assert out.shape == (len(levels), 8, 12)
-    for level, kernel, terms, mask in zip(levels, cells.kernels, cells.terms, out, strict=True):
+    forms = torch.zeros_like(out)
+    cells.form().add_to(forms)
+    for level, kernel, form, mask in zip(levels, cells.kernels, forms, out, strict=True):
         alone = dynamic_conv(features[level], kernel[None], size)[None]
         expected = F.interpolate(alone, size=(8, 12), mode='bilinear', align_corners=False)[0, 0]
-        expected = expected + (terms[:, None, None] * cells.places).sum(0)
-        torch.testing.assert_close(mask, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mask, expected + form)
     kept = cells.keep_few()
     assert isinstance(kept, KeptLogits) and torch.equal(kept.values, out)
 

@@ -607,7 +607,7 @@ def test_other_position_terms_still_load_but_for_the_kernels(saved, built, tmp_p
         assert torch.equal(value, expected[name]), name
     message = (
         f'another model: .*conv_kernel.weight .* has mask_head.position_terms={saved!r}, the '
-        f'model {built!r}: only conv_kernel differs'
+        f'model {built!r}: to train on, load_from takes all but conv_kernel'
     )
     with pytest.raises(InputError, match=message):
         require_match(other, weights, strict=True)

@@ -138,6 +138,13 @@ def predict(head, features, mask_features, samples, **options):
             ),
             'loss_cls=VarifocalLoss learns the Dice .* loss_mask=CrossEntropyLoss does not tell',
         ),
+        (
+            dict(
+                loss_cls=dict(type='VarifocalLoss', use_sigmoid=True),
+                loss_mask=dict(SETTINGS['loss_mask'], loss_weight=0),
+            ),
+            'loss_mask=DiceLoss of weight 0 does not tell',
+        ),
         (dict(position_terms='cubic'), "position_terms must be one of .*, not 'cubic'"),
         (dict(test_cfg=dict(min_part=2)), 'min_part must be a number from 0 to 1, or None, not 2'),
         (dict(test_cfg=dict(min_mask_pixels=0)), 'min_mask_pixels must be a whole number.*not 0'),
@@ -460,8 +467,9 @@ def test_targets_of_a_batch_are_those_of_the_parts():
 
 @pytest.mark.parametrize('loss', ['QualityFocalLoss', 'VarifocalLoss'])
 def test_quality_losses_learn_the_dice_of_each_cells_mask(loss, device):
-    """A cell of two instances learns the better one's; the class is that of the last."""
-    head = lively_head(loss_cls=dict(type=loss, use_sigmoid=True)).to(device)
+    """A cell of several instances learns that of the last, which gives the class too."""
+    dice = dict(type='DiceLoss', use_sigmoid=True, activate=True, loss_weight=2.0)
+    head = lively_head(loss_cls=dict(type=loss, use_sigmoid=True), loss_mask=dice).to(device)
     features, outputs = mask_features(device=device), head(pyramid(device=device))
     samples = samples_of(SOME, OTHERS, device=device)
     instances = [sample.gt_instances for sample in samples]
@@ -469,11 +477,10 @@ def test_quality_losses_learn_the_dice_of_each_cells_mask(loss, device):
     kernels = flatten_cells(outputs[1])
     expected = torch.zeros(2, kernels.shape[1], 4)
     for b, image in enumerate(targets):
-        for cell, instance in zip(image.cell, image.instance, strict=True):
+        pairs = sorted(zip(image.cell.tolist(), image.instance.tolist(), strict=True))
+        for cell, owner in dict(pairs).items():  # of each cell the last one
             logits = torch.einsum('e,ehw->hw', kernels[b, cell], features[b])
-            dice = 1 - dice_loss(logits, image.masks[instance]).cpu()
-            slot = expected[b, cell, image.labels[cell]]
-            expected[b, cell, image.labels[cell]] = max(slot, dice)
+            expected[b, cell, image.labels[cell]] = 1 - dice_loss(logits, image.masks[owner]).cpu()
     found = []
     head.loss_cls.register_forward_pre_hook(lambda _, inputs: found.append(inputs[1]))
     losses = head.loss_by_feat(*outputs, features, instances)
@@ -736,6 +743,26 @@ def test_position_terms_of_bfloat16_outputs_are_those_of_float32():
         for of, levels in ((features, halves), (features.float(), rounded))
     ]
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+
+
+CROSS_ENTROPY = dict(loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True))
+
+
+@pytest.mark.parametrize('settings', [{}, dict(kernel_size=3), CROSS_ENTROPY], ids=str)
+def test_position_terms_in_float64_are_those_of_float32(settings):
+    head, features = lively_head(position_terms='quadratic', **settings), mask_features()
+    levels, samples = pyramid(), samples_of(SOME, OTHERS)
+    expected = losses_of(head, levels, features, samples)
+    metas = [
+        sample.metainfo | dict(img_shape=IMAGE_SIZE, ori_shape=IMAGE_SIZE) for sample in samples
+    ]
+    counts = [len(one) for one in head.predict_by_feat(*head(levels), features, metas)]
+    head, features, levels = head.double(), features.double(), [one.double() for one in levels]
+    losses = losses_of(head, levels, features, samples)
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name].float(), loss, rtol=1e-4, atol=1e-4)
+    found = [len(one) for one in head.predict_by_feat(*head(levels), features, metas)]
+    assert found == counts and min(counts) > 0
 
 
 def test_the_nms_of_the_config_is_used(device):

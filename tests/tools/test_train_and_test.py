@@ -244,7 +244,7 @@ def test_two_processes_train_also_without_instances(
         (
             'test',
             'model.mask_head.position_terms=bias',
-            "position_terms=None, the model 'bias': only",
+            "position_terms=None, the model 'bias': to train on",
         ),
         ('test', 'test_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
         ('train', 'val_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),

@@ -69,7 +69,7 @@ def differing_targets(theirs: tuple, ours: ImageTargets) -> int:
 def made_leaves(args: argparse.Namespace, head: nn.Module, size: tuple[int, int]) -> Outputs:
     """Random outputs of a network, with gradients."""
     generator = torch.Generator().manual_seed(0)
-    channels = head.conv_kernel.out_channels
+    channels = head.mask_channels
 
     def leaf(*shape: int, scale: float = 1.0) -> Tensor:
         values = scale * torch.randn(args.batch_size, *shape, generator=generator)

@@ -46,6 +46,7 @@ model = dict(
         num_grids=(40, 36, 24, 16, 12),
         kernel_size=1,
         use_coords=True,
+        position_terms=None,
         norm_cfg=dict(type='GN', num_groups=32, requires_grad=True),
         assigner=dict(
             type='mmsolov2.GridAssigner',

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from mmsolov2.models.position_terms import add_terms, monomials
+from mmsolov2.models.position_terms import QuadraticForms
 from mmsolov2.structures.masks import pixel_counts
 
 CACHED_LOGITS = 2**19  # a strip on the CPU: 2 MiB, which its cache holds
@@ -41,66 +41,74 @@ def is_dice(loss: nn.Module) -> bool:
 def dice_losses(
     features: Tensor,
     kernels: Tensor,
-    terms: Tensor,
+    form: QuadraticForms | None,
     targets: Sequence[MaskTargets],
     loss: DiceLoss,
 ) -> Tensor:
     """Dice losses (p,) of 1x1 kernels (p, E) on features (B, E, h, w), image by image.
 
-    Equal to ``loss`` of all logits, position terms (p, P) float32 included, reduction 'none'. Under
+    Equal to ``loss`` of all logits, with p position forms if there are any, reduction 'none'. Under
     autocast products of features and kernels are of its type, and the rest is float32, as there.
     """
     device = features.device.type
     if torch.is_autocast_enabled(device):
         kernels = kernels.to(torch.get_autocast_dtype(device))
-    overlap, energy = DiceSums.apply(features, kernels, terms, targets)
+    overlap, energy = DiceSums.apply(features, kernels, targets, *(form or ()))
     area = torch.cat([pixel_counts(masks)[0].sum(1)[instance] for masks, instance in targets])
     return loss.loss_weight * (1 - 2 * overlap / (energy + area + 2 * loss.eps))
 
 
 class DiceSums(torch.autograd.Function):
-    """Σ m·t and Σ m² (2, p) of features (B, E, h, w), kernels (p, E), terms (p, P) and B targets.
+    """Σ m·t and Σ m² (2, p) of features (B, E, h, w), kernels (p, E) and B images' targets.
 
-    Products of features and kernels are of the kernels' type, all else is float32 or more.
+    Products of features and kernels are of the kernels' type, all else is float32 or more. The
+    parts of p ``QuadraticForms`` may follow; their offset is no function of what is learnt.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, kernels: Tensor, terms: Tensor, targets: Sequence[MaskTargets]
+        ctx: Any, features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets], *form: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(features, kernels, terms)
+        ctx.save_for_backward(features, kernels, *form)
         ctx.targets = targets
-        images = by_image(features, kernels, terms, targets)
+        images = by_image(features, kernels, targets, form)
         return torch.cat([dice_sums(*image) for image in images], dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        features, kernels, terms = ctx.saved_tensors
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+        features, kernels, *form = ctx.saved_tensors
         grad_features = torch.empty_like(features)
-        counts = [len(image.instance) for image in ctx.targets]
-        grads = zip(grad_sums.split(counts, dim=1), grad_features, strict=True)
-        images = zip(by_image(features, kernels, terms, ctx.targets), grads, strict=True)
+        grads = zip(grad_sums.split(counts(ctx.targets), dim=1), grad_features, strict=True)
+        images = zip(by_image(features, kernels, ctx.targets, form), grads, strict=True)
         gradients = [dice_gradients(*image, *grad) for image, grad in images]
-        grad_kernels, grad_terms = map(torch.cat, zip(*gradients, strict=True))
-        return grad_features, grad_kernels, grad_terms, None
+        grad_kernels, *grad_form = map(torch.cat, zip(*gradients, strict=True))
+        return grad_features, grad_kernels, None, *grad_form, *([None] if form else [])
+
+
+def counts(targets: Sequence[MaskTargets]) -> list[int]:
+    """The positives of each image."""
+    return [len(image.instance) for image in targets]
 
 
 def by_image(
-    features: Tensor, kernels: Tensor, terms: Tensor, targets: Sequence[MaskTargets]
-) -> Iterable[tuple[Tensor, Tensor, Tensor, MaskTargets]]:
-    """The features, kernels, terms and targets of each image."""
-    counts = [len(image.instance) for image in targets]
-    return zip(features, kernels.split(counts), terms.split(counts), targets, strict=True)
+    features: Tensor, kernels: Tensor, targets: Sequence[MaskTargets], form: Sequence[Tensor]
+) -> Iterable[tuple[Tensor, Tensor, MaskTargets, QuadraticForms | None]]:
+    """The features, kernels, targets and forms of each image."""
+    parts = zip(*(part.split(counts(targets)) for part in form), strict=True)
+    none: list[QuadraticForms | None] = [None] * len(targets)
+    forms = [QuadraticForms(*image) for image in parts] or none
+    return zip(features, kernels.split(counts(targets)), targets, forms, strict=True)
 
 
-def dice_sums(features: Tensor, kernels: Tensor, terms: Tensor, targets: MaskTargets) -> Tensor:
-    """Σ m·t and Σ m² (2, p) of features (E, h, w), kernels (p, E) and terms (p, P) of an image."""
+def dice_sums(
+    features: Tensor, kernels: Tensor, targets: MaskTargets, form: QuadraticForms | None
+) -> Tensor:
+    """Σ m·t and Σ m² (2, p) of features (E, h, w) and kernels (p, E) of an image."""
     sums = torch.zeros(2, len(kernels), device=kernels.device)
-    places = monomials(terms, features.shape[1:])
-    for part, masks, place in strips(len(kernels), features, targets.masks, places):
-        m = probabilities(part.flatten(1).to(kernels.dtype), kernels, terms, place)
-        t = masks.flatten(1)[targets.instance]
+    for rows in strips(len(kernels), features):
+        m = probabilities(features[:, rows], kernels, form and form.rows(rows))
+        t = targets.masks[:, rows].flatten(1)[targets.instance]
         sums = sums + torch.stack([(m * t).sum(1), (m * m).sum(1)])
     return sums
 
@@ -108,47 +116,48 @@ def dice_sums(features: Tensor, kernels: Tensor, terms: Tensor, targets: MaskTar
 def dice_gradients(
     features: Tensor,
     kernels: Tensor,
-    terms: Tensor,
     targets: MaskTargets,
+    form: QuadraticForms | None,
     grad_sums: Tensor,
     grad_features: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients (p, E) of kernels and (p, P) of terms; grad_features (E, h, w) are written."""
+) -> tuple[Tensor, ...]:
+    """Gradients of kernels (p, E) and of across, down and twist; grad_features are written."""
     by_overlap, by_energy = grad_sums[..., None]
-    grad_kernels, grad_terms = (
-        torch.zeros_like(kernels, dtype=grad_sums.dtype),
-        torch.zeros_like(terms),
-    )
-    places = monomials(terms, features.shape[1:])
-    each = strips(len(kernels), features, targets.masks, places, grad_features)
-    for part, masks, place, grad_part in each:
-        pixels = part.flatten(1).to(kernels.dtype)
-        m = probabilities(pixels, kernels, terms, place)
-        t = masks.flatten(1)[targets.instance]
+    grad_kernels = torch.zeros_like(kernels, dtype=grad_sums.dtype)
+    grad_form = [torch.zeros_like(each) for each in form[:3]] if form else []
+    for rows in strips(len(kernels), features):
+        part = features[:, rows]
+        m = probabilities(part, kernels, form and form.rows(rows))
+        t = targets.masks[:, rows].flatten(1)[targets.instance]
         grad_m = by_overlap * t + 2 * by_energy * m
         grad_logits = grad_m * m * (1 - m)
-        grad_terms += grad_logits @ place.flatten(1).T
+        if form:
+            grad = grad_logits.view(len(kernels), *part.shape[1:])
+            across, down, twist = grad_form
+            across += grad.sum(1, keepdim=True)
+            down[:, rows] = grad.sum(2, keepdim=True)
+            twist[:, rows] = (grad * form.offset).sum(2, keepdim=True)
         grad_logits = grad_logits.to(kernels.dtype)
-        grad_part.copy_((kernels.T @ grad_logits).view_as(part))
-        grad_kernels += grad_logits @ pixels.T
-    return grad_kernels, grad_terms
+        grad_features[:, rows] = (kernels.T @ grad_logits).view_as(part)
+        grad_kernels += grad_logits @ part.flatten(1).to(kernels.dtype).T
+    return grad_kernels, *grad_form
 
 
-def strips(count: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut maps (c, h, w) into strips of rows in which ``count`` logits a pixel are few enough."""
-    logits = CACHED_LOGITS if maps[0].device.type == 'cpu' else LAUNCHED_LOGITS
-    rows = max(logits // max(count * maps[0].shape[2], 1), 1)
-    return zip(*(each.split(rows, dim=1) for each in maps), strict=True)
+def strips(count: int, features: Tensor) -> Iterator[slice]:
+    """Cut features (E, h, w) into rows in which ``count`` logits a pixel are few enough."""
+    logits = CACHED_LOGITS if features.device.type == 'cpu' else LAUNCHED_LOGITS
+    _, height, width = features.shape
+    rows = max(logits // max(count * width, 1), 1)
+    return (slice(first, first + rows) for first in range(0, height, rows))
 
 
-def probabilities(pixels: Tensor, kernels: Tensor, terms: Tensor, places: Tensor) -> Tensor:
-    """Mask probabilities m (p, k), float32 or more, of k pixels (E, k) at places (P, k).
-
-    Kernels are (p, E), their terms (p, P).
-    """
-    logits = kernels @ pixels
+def probabilities(features: Tensor, kernels: Tensor, form: QuadraticForms | None) -> Tensor:
+    """Mask probabilities m (p, pixels), float32 or more, of features (E, h, w), kernels (p, E)."""
+    logits = kernels @ features.flatten(1).to(kernels.dtype)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return add_terms(logits, terms, places).sigmoid_()
+    if form:
+        form.add_to(logits.view(len(kernels), *features.shape[1:]))
+    return logits.sigmoid_()
 
 
 def checkpoint_chunks(losses: Callable[..., Tensor], pixels: int, *positives: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mmsolov2.models.decode import candidates as module
 from mmsolov2.models.decode import cpu_blocks
 from mmsolov2.models.decode.candidates import Candidates, find_candidates
 from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, dynamic_conv
-from mmsolov2.models.position_terms import monomials
+from mmsolov2.models.position_terms import cell_positions, quadratic_forms
 
 CELLS, CLASSES, HEIGHT, WIDTH = 30, 4, 24, 20
 
@@ -46,8 +46,8 @@ def some_kernels(size=1):
     kernels[:3] = terms[:3] = 0  # probabilities at the threshold: no mask
     if size > 1:
         kernels = (kernels[..., None] * torch.rand(size**2)).flatten(1)
-    places = monomials(terms, (HEIGHT, WIDTH))
-    return CellKernels(features, kernels, terms, places, torch.arange(CELLS) % 5, size)
+    positions = cell_positions((5, 2, 1))
+    return CellKernels(features, kernels, terms, positions, torch.arange(CELLS) % 5, size)
 
 
 def some_scores():
@@ -59,7 +59,8 @@ def by_definition(scores, kernels, min_area, cfg):
     """Scores, labels, masks: of all pairs at once, of whole masks, best first."""
     cells, labels = (scores > cfg.score_thr).nonzero(as_tuple=True)
     logits = dynamic_conv(kernels.features, kernels.kernels[cells], kernels.size)
-    masks = (logits + torch.einsum('np,phw->nhw', kernels.terms[cells], kernels.places)).sigmoid()
+    terms, positions = kernels.terms[cells], kernels.positions[cells]
+    masks = quadratic_forms(terms, positions, (HEIGHT, WIDTH)).add_to(logits).sigmoid()
     inside = masks > cfg.mask_thr
     area = inside.sum((1, 2))
     score = scores[cells, labels] * (masks * inside).sum((1, 2)) / area.clamp(min=1)

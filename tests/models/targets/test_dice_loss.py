@@ -6,7 +6,7 @@ from mmdet.models.losses import DiceLoss, FocalLoss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsolov2.models.position_terms import monomials
+from mmsolov2.models.position_terms import quadratic_forms
 from mmsolov2.models.targets import dice_loss as mask_loss
 from mmsolov2.models.targets.dice_loss import (
     DiceSums,
@@ -47,16 +47,32 @@ def case(
     return features.requires_grad_(), kernels.requires_grad_(), position.requires_grad_(), targets
 
 
+def form_of(terms, size):
+    """Forms around cells all over the picture; none without terms."""
+    if not terms.shape[1]:
+        return None
+    positions = [[(3 * i) % 8, (5 * i) % 8, 8] for i in range(len(terms))]
+    positions = torch.tensor(positions, device=terms.device).view(-1, 3)
+    return quadratic_forms(terms, positions, size)
+
+
+def losses_in_strips(features, kernels, terms, targets, loss):
+    """By ``dice_losses``."""
+    return dice_losses(features, kernels, form_of(terms, features.shape[2:]), targets, loss)
+
+
 def losses_at_once(features, kernels, terms, targets, loss):
     """By the loss itself, of all logits of each image."""
-    losses, places = [], monomials(terms, features.shape[2:])
+    losses, form = [], form_of(terms, features.shape[2:])
     counts = [len(instance) for _, instance in targets]
-    images = zip(features, kernels.split(counts), terms.split(counts), targets, strict=True)
-    for image, weights, position, (masks, instance) in images:
-        logits = torch.einsum('pe,ehw->phw', weights, image).float()
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits + torch.einsum('pt,thw->phw', position, places)
-        losses.append(loss(logits, masks[instance], reduction_override='none'))
+    images = zip(features, kernels.split(counts), targets, strict=True)
+    logits = [torch.einsum('pe,ehw->phw', own, image).float() for image, own, _ in images]
+    if form:
+        whole = form.across + form.down + form.twist * form.offset
+        pairs = zip(logits, whole.split(counts), strict=True)
+        logits = [one + own for one, own in pairs]
+    for one, (masks, instance) in zip(logits, targets, strict=True):
+        losses.append(loss(one, masks[instance], reduction_override='none'))
     return torch.cat(losses)
 
 
@@ -64,7 +80,8 @@ def with_gradients(losses, features, kernels, terms, *arguments):
     """Losses, and the gradients of their weighted sum."""
     found = losses(features, kernels, terms, *arguments)
     weights = torch.linspace(1, 2, len(found), device=found.device)
-    gradients = torch.autograd.grad((found * weights).sum(), (features, kernels, terms))
+    inputs = features, kernels, terms
+    gradients = torch.autograd.grad((found * weights).sum(), inputs, materialize_grads=True)
     return found, *gradients
 
 
@@ -81,7 +98,7 @@ COUNTS = {
 @pytest.mark.parametrize('terms', [0, 1, 6])
 def test_equals_the_loss_of_all_logits(strip, counts, terms, device):
     arguments = (*case(counts, device=device, terms=terms), LOSS)
-    found = with_gradients(dice_losses, *arguments)
+    found = with_gradients(losses_in_strips, *arguments)
     expected = with_gradients(losses_at_once, *arguments)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == torch.float32
@@ -93,20 +110,25 @@ def test_gradients_equal_differences(strip, device):
     *inputs, targets = case(
         ((2, 3), (1, 1)), channels=2, size=(3, 4), dtype=torch.double, device=device
     )
-    assert torch.autograd.gradcheck(lambda *x: DiceSums.apply(*x, targets), inputs)
+
+    def sums(features, kernels, terms):
+        return DiceSums.apply(features, kernels, targets, *form_of(terms, (3, 4)))
+
+    assert torch.autograd.gradcheck(sums, inputs)
 
 
 def test_sums_by_hand():
     """Logits 0 have probability 1/2, at each of 4 pixels, of which 3 and 1 are the targets."""
     masks = torch.tensor([[[True, True], [True, False]], [[False, False], [False, True]]])
     targets = [MaskTargets(masks, torch.tensor([1, 0, 1]))]
-    kernels, terms = torch.zeros(3, 5), torch.zeros(3, 6)
-    sums = DiceSums.apply(torch.ones(1, 5, 2, 2), kernels, terms, targets)
+    sums = DiceSums.apply(torch.ones(1, 5, 2, 2), torch.zeros(3, 5), targets)
     assert sums.tolist() == [[0.5, 1.5, 0.5], [1, 1, 1]]
 
 
 def test_an_empty_batch_has_losses_and_zero_gradients(device):
-    losses, *gradients = with_gradients(dice_losses, *case(((0, 0), (2, 0)), device=device), LOSS)
+    losses, *gradients = with_gradients(
+        losses_in_strips, *case(((0, 0), (2, 0)), device=device), LOSS
+    )
     assert losses.shape == (0,)
     assert not any(gradient.any() for gradient in gradients)
     assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (0, 6), (0, 6)]
@@ -122,10 +144,10 @@ LAYOUTS = {
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 def test_features_of_any_layout(strip, layout, device):
     features, *others = case(device=device)
-    expected = with_gradients(dice_losses, features, *others, LOSS)
+    expected = with_gradients(losses_in_strips, features, *others, LOSS)
     features = layout(features.detach()).requires_grad_()
     assert not features.is_contiguous()
-    found = with_gradients(dice_losses, features, *others, LOSS)
+    found = with_gradients(losses_in_strips, features, *others, LOSS)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -134,9 +156,9 @@ def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
     """The products are bfloat16's, to the bit; sums and the gradients' sums are float32's."""
     arguments = (*case(channels=32), LOSS)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = with_gradients(dice_losses, *arguments)
+        found = with_gradients(losses_in_strips, *arguments)
         expected = with_gradients(losses_at_once, *arguments)
-    exact = dice_losses(*arguments)
+    exact = losses_in_strips(*arguments)
     assert [each.dtype for each in found] == [torch.float32] * 4
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert (found[0] - exact).abs().max() > 1e-4
@@ -147,10 +169,10 @@ def test_autocast_equals_the_loss_of_logits_under_autocast(strip):
 def test_after_autocast_backward_computes_the_same_logits(device):
     features, kernels, *others = case(channels=32, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        losses = dice_losses(features, kernels, *others, LOSS)
+        losses = losses_in_strips(features, kernels, *others, LOSS)
     gradients = torch.autograd.grad(losses.sum(), (features, kernels))
     halves = [tensor.detach().bfloat16().requires_grad_() for tensor in (features, kernels)]
-    expected = torch.autograd.grad(dice_losses(*halves, *others, LOSS).sum(), halves)
+    expected = torch.autograd.grad(losses_in_strips(*halves, *others, LOSS).sum(), halves)
     for ours, theirs in zip(gradients, expected, strict=True):
         assert torch.equal(ours, theirs.float())
 
@@ -159,7 +181,7 @@ def test_after_autocast_backward_computes_the_same_logits(device):
 def test_half_precision_has_gradients_of_its_own_type(dtype, device):
     """That of position terms is float32, as they are."""
     arguments = case(dtype=dtype, device=device)
-    losses, *gradients = with_gradients(dice_losses, *arguments, LOSS)
+    losses, *gradients = with_gradients(losses_in_strips, *arguments, LOSS)
     assert losses.dtype == torch.float32
     assert [gradient.dtype for gradient in gradients] == [dtype, dtype, torch.float32]
 
@@ -167,7 +189,7 @@ def test_half_precision_has_gradients_of_its_own_type(dtype, device):
 def test_nothing_waits_for_the_device():
     """Neither forward nor backward reads a value: they run on tensors that have none."""
     with FakeTensorMode():
-        losses, *gradients = with_gradients(dice_losses, *case(), LOSS)
+        losses, *gradients = with_gradients(losses_in_strips, *case(), LOSS)
     assert losses.shape == (9,)
     assert [gradient.shape for gradient in gradients] == [(2, 6, *SIZE), (9, 6), (9, 6)]
 
@@ -189,7 +211,7 @@ def test_nothing_is_as_large_as_all_logits(monkeypatch):
     monkeypatch.setattr(mask_loss, 'CACHED_LOGITS', 2000)
     features, *others = case(((3, 80),), channels=6, size=(20, 25))
     with Largest() as largest:
-        with_gradients(dice_losses, features, *others, LOSS)
+        with_gradients(losses_in_strips, features, *others, LOSS)
     assert largest.elements == features.numel() == 3000 < 80 * 20 * 25 / 10
 
 
@@ -202,7 +224,7 @@ def test_a_gpu_takes_no_more_memory_for_more_positives():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with_gradients(dice_losses, *arguments, LOSS)
+        with_gradients(losses_in_strips, *arguments, LOSS)
         torch.cuda.synchronize()
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[0] < 12 * 4 * mask_loss.LAUNCHED_LOGITS  # a dozen strips of float32
