@@ -19,7 +19,7 @@ from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-light_r18_fpn_shapes.py')
+CONFIG = os.path.relpath(ROOT / 'configs/shapes/solov2-plus_r18_fpn_shapes.py')
 
 
 def parse_args() -> argparse.Namespace:
