@@ -10,8 +10,12 @@ ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
     'mmsolov2.cli.options',
     'mmsolov2.converters.formats',
+    'mmsolov2.datasets.checks',
     'mmsolov2.datasets.coco_file',
+    'mmsolov2.datasets.importers.content',
+    'mmsolov2.datasets.importers.tree',
     'mmsolov2.datasets.segmentation',
+    'mmsolov2.datasets.tally',
     'mmsolov2.evaluation.coco_instance_metric',
     'mmsolov2.models.coordinates',
     'mmsolov2.models.decode.mask_nms',

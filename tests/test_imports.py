@@ -29,7 +29,7 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'models': 'errors device registry structures',
     'compat.checkpoint_loaders': 'errors compat models.state_dicts',  # its patch compares them
     'compat': 'errors ops structures',
-    'datasets': 'errors registry',
+    'datasets': 'errors registry structures',
     'evaluation': 'errors registry structures datasets',
     'visualization': 'registry',
     'engine': 'errors fileio registry datasets models.state_dicts',

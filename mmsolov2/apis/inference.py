@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -24,21 +23,12 @@ from torch import nn
 
 from mmsolov2.cli.config import base_dataset_configs, dataset_of, open_config
 from mmsolov2.cli.errors import error_context
-from mmsolov2.datasets.image_files import decode_image
+from mmsolov2.datasets.image_files import IMAGE_SUFFIXES, decode_image
 from mmsolov2.errors import InputError
 from mmsolov2.models.state_dicts import class_names, read_matching
 from mmsolov2.registry import DATASETS, MODELS
 from mmsolov2.structures.masks import encode_rle, tight_boxes
 
-FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack some of them
-    ('.avif', ), ('.bmp', '.dib'), ('.exr', ), ('.gif', ), ('.hdr', '.pic'),
-    ('.jp2', '.j2k', '.jpf', '.jpx'), ('.jpg', '.jfif', '.jpe', '.jpeg', '.mpo'), ('.pam', ),
-    ('.pfm', ), ('.png', '.apng'), ('.ppm', '.pbm', '.pgm', '.pnm'), ('.sr', '.ras'),
-    ('.tif', '.tiff'), ('.webp', )
-)  # fmt: skip
-IMAGE_SUFFIXES = tuple(
-    sorted(suffix for kind in FORMATS if cv2.haveImageWriter(f'x{kind[0]}') for suffix in kind)
-)
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
 COCO_IDS = [number for number in range(1, 91) if number not in COCO_GAPS]
 

@@ -93,6 +93,23 @@ def by_number(entries: dict[int | str, dict]) -> dict[int | str, dict]:
     return entries
 
 
+def objects_of(content: dict, key: str, file: str) -> list[dict]:
+    """The objects of a list in a COCO file's content.
+
+    Raises:
+        InputError: if it is no list, or one of something else.
+    """
+    entries = content[key]
+    if not isinstance(entries, list):
+        raise InputError(f'{file}: this is no COCO file: {key} is {kind_of(entries)}, not a list')
+    for index, entry in enumerate(entries):
+        if type(entry) is not dict:
+            raise InputError(
+                f'{file}: {key}[{index}] is {kind_of(entry)}, not an object with an id'
+            )
+    return entries
+
+
 def iou_with(bbox: Sequence[float] | None, extent: Sequence[float], image: dict) -> float:
     """The IoU of a box (x, y, width, height) with x1, y1, x2, y2, …, both cut to the image.
 
@@ -127,6 +144,7 @@ class CheckedCOCO(COCO):
     annotations are numbered from 1, whatever their ids: COCO's code needs them different, and not
     0. What is left out, and what counts as no instance, is in ``left_out``. A file of test images
     has no annotations. Messages call the file by ``name``, for one that was fetched from elsewhere.
+    ``content``, which is mended in place, is taken instead of what the file holds.
 
     Raises:
         InputError: if the file is missing or no COCO file; a value is of a wrong type; images or
@@ -135,14 +153,19 @@ class CheckedCOCO(COCO):
     """
 
     def __init__(
-        self, annotation_file: str, name: str | None = None, *, boxes_alone: bool = False
+        self,
+        annotation_file: str,
+        name: str | None = None,
+        *,
+        boxes_alone: bool = False,
+        content: dict | None = None,
     ) -> None:
         super().__init__()
         self.file = name or annotation_file
         self.boxes_alone = boxes_alone
         self.left_out = LeftOut()
         with paused_collector():
-            self.dataset = read_json(annotation_file, self.file)
+            self.dataset = read_json(annotation_file, self.file) if content is None else content
         lacking = {'images', 'categories'} - self.dataset.keys()
         if lacking:
             raise InputError(f'{self.file}: this is no COCO file, it lacks {sorted(lacking)}')
@@ -182,17 +205,7 @@ class CheckedCOCO(COCO):
 
     def _entries(self, key: str) -> list[dict]:
         """The objects of a list of the file."""
-        entries = self.dataset[key]
-        if not isinstance(entries, list):
-            raise InputError(
-                f'{self.file}: this is no COCO file: {key} is {kind_of(entries)}, not a list'
-            )
-        for index, entry in enumerate(entries):
-            if type(entry) is not dict:
-                raise InputError(
-                    f'{self.file}: {key}[{index}] is {kind_of(entry)}, not an object with an id'
-                )
-        return entries
+        return objects_of(self.dataset, key, self.file)
 
     def _fault(self, entry: dict, name: str, key: str, needed: str) -> InputError:
         """The error of a value that is missing or of a wrong kind."""

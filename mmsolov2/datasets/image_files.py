@@ -2,11 +2,23 @@
 
 import io
 import os
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
+FORMATS = (  # of OpenCV, by the extensions of their files; a build may lack some of them
+    ('.avif', ), ('.bmp', '.dib'), ('.exr', ), ('.gif', ), ('.hdr', '.pic'),
+    ('.jp2', '.j2k', '.jpf', '.jpx'), ('.jpg', '.jfif', '.jpe', '.jpeg', '.mpo'), ('.pam', ),
+    ('.pfm', ), ('.png', '.apng'), ('.ppm', '.pbm', '.pgm', '.pnm'), ('.sr', '.ras'),
+    ('.tif', '.tiff'), ('.webp', )
+)  # fmt: skip
+IMAGE_SUFFIXES = tuple(
+    sorted(suffix for kind in FORMATS if cv2.haveImageWriter(f'x{kind[0]}') for suffix in kind)
+)
+ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)  # EXIF's tag, and its values that turn by 90°
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 
 
@@ -20,6 +32,14 @@ def decode_image(data: bytes) -> np.ndarray | None:
     except cv2.error:  # empty, or too large
         return None
     return None if is_cut_jpeg(data) else image
+
+
+def decode_file(path: str | Path) -> np.ndarray | None:
+    """``decode_image`` of a file; None also if it cannot be read."""
+    try:
+        return decode_image(Path(path).read_bytes())
+    except (OSError, ValueError):  # ValueError: a name with a zero in it
+        return None
 
 
 def is_cut_jpeg(data: bytes) -> bool:
@@ -54,3 +74,24 @@ def is_cut_file(path: str) -> bool:
             return False
         file.seek(0)
         return is_cut_jpeg(file.read())
+
+
+class ImageSize(NamedTuple):
+    """Height and width of an image as one sees it; its EXIF tag may turn the file's by 90°."""
+
+    height: int
+    width: int
+    is_turned: bool
+
+
+def image_size(path: str | Path) -> ImageSize | None:
+    """The size of an image file, from its head where that tells; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            is_turned = image.getexif().get(ORIENTATION) in SIDEWAYS
+            width, height = image.size[:: -1 if is_turned else 1]
+            return ImageSize(height, width, is_turned)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
+        pass  # of a kind that OpenCV alone knows
+    decoded = decode_file(path)
+    return None if decoded is None else ImageSize(decoded.shape[0], decoded.shape[1], False)
