@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
+    'mmsolov2.apis.configure',
     'mmsolov2.cli.options',
     'mmsolov2.converters.formats',
     'mmsolov2.datasets.checks',
@@ -15,6 +16,7 @@ WITH_EXAMPLES = [
     'mmsolov2.datasets.importers.content',
     'mmsolov2.datasets.importers.tree',
     'mmsolov2.datasets.segmentation',
+    'mmsolov2.datasets.statistics',
     'mmsolov2.datasets.tally',
     'mmsolov2.evaluation.coco_instance_metric',
     'mmsolov2.models.coordinates',

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ def apply() -> None:
     """Make the stack work: idempotent, and each part stands aside when it is not needed."""
     if importlib.util.find_spec('mmcv') is None:
         raise ImportError(MMCV_NEEDED)
+    # mmengine imports it for every config named after a package; setup.cfg pins setuptools for it
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     allow_checkpoint_types()
     name_config_package()
     find_editable_package()

@@ -70,6 +70,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     LITTLE: ('note', 'nothing, if that is their size; train at a larger scale'),
     'crowd regions (iscrowd=1)': ('note', 'nothing, if they are crowds: they train nothing'),
 }
+REFUSED = (WRONG_FILE, NO_INSTANCES)  # with which nothing can be trained
 
 
 @dataclass
@@ -167,6 +168,28 @@ def check_pictures(pictures: Sequence[Listed], tally: Tally) -> None:
             tally.add(LEAK, names, len(group))
         if max(splits.values()) > 1:
             tally.add(COPIES, names, sum(count for count in splits.values() if count > 1))
+
+
+def usable(contents: dict[str, dict], root: Path) -> dict[str, dict]:
+    """What of content that ``check`` does not refuse can be trained, mended as training reads it.
+
+    Images whose file is missing, unreadable or of another size are left out, as annotations are
+    that have no mask.
+    """
+    pictures = list(listed(contents, root, Tally()))
+    read = read_pictures(one.path for one in pictures)
+    faulty = {
+        (one.split, one.name)
+        for one in pictures
+        if fault_of(one, read[one.path]) not in (None, TURNED)
+    }
+    found = {}
+    for split, content in contents.items():
+        images = [one for one in content['images'] if (split, one['file_name']) not in faulty]
+        coco = checked_content(split, {**content, 'images': images}, Tally())
+        assert coco is not None, 'check refuses such content'
+        found[split] = coco.dataset
+    return found
 
 
 def fault_of(one: Listed, picture: Picture | None) -> str | None:
