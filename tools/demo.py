@@ -13,7 +13,6 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmsolov2.cli.errors import exit_with_message
-from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_figures, require_folder, trained_checkpoint
@@ -30,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(script: str, *arguments: str | Path) -> None:
+def run(script: str, *arguments: str | Path | int) -> None:
     """Print and run one of the project's tools; exit with its status if it fails."""
     program = [os.path.relpath(path) for path in (sys.executable, ROOT / 'tools' / script)]
     command = [*program, *map(str, arguments)]
@@ -46,9 +45,8 @@ def train(work_dir: Path, epochs: int | None) -> str:
     prepare(work_dir, f'{epochs}\n{config.pretty_text}')
     done = work_dir / 'done'
     if not done.is_file():
-        squeezed = schedule_options(config, epochs) if epochs else {}
-        options = ['--cfg-options', *(f'{key}={value}' for key, value in squeezed.items())]
-        run('train.py', CONFIG, '--work-dir', work_dir, '--resume', *(options if epochs else ()))
+        options = ['--epochs', epochs] if epochs else []
+        run('train.py', CONFIG, '--work-dir', work_dir, '--resume', *options)
         done.touch()
     return trained_checkpoint(work_dir)
 

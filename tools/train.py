@@ -2,6 +2,7 @@
 
 import argparse
 
+from mmsolov2.cli.arguments import at_least
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.launch import (
     add_common_options,
@@ -22,6 +23,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
     text = 'scale the learning rate by the batch size over auto_scale_lr.base_batch_size'
     parser.add_argument('--auto-scale-lr', action='store_true', help=text)
+    text = 'epochs to train, to which the schedule of the config is squeezed or stretched'
+    parser.add_argument('--epochs', type=at_least(1), help=text)
     add_common_options(parser)
     return parser.parse_args()
 

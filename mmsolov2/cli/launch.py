@@ -17,6 +17,7 @@ from torch import nn
 
 from mmsolov2.cli.config import add_cfg_options, dataset_of, open_config
 from mmsolov2.cli.errors import error_context
+from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import latest_checkpoint, require_folder
 
@@ -56,11 +57,13 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def apply_training_options(config: Config, args: argparse.Namespace) -> None:
-    """Put --amp, --auto-scale-lr and --resume into the config of a training.
+    """Put --epochs, --amp, --auto-scale-lr and --resume into the config of a training.
 
     Raises:
         InputError: if an option does not go with the config or the machine.
     """
+    if args.epochs:
+        config.merge_from_dict(schedule_options(config, args.epochs))
     if args.amp:
         if not torch.cuda.is_available():
             raise InputError('--amp needs a GPU, and torch sees none: leave it out')

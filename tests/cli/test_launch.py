@@ -352,7 +352,7 @@ def test_rank_of_the_launcher_counts(tmp_path):
 
 
 def options(**changed) -> argparse.Namespace:
-    plain = dict(config='my_config.py', amp=False, auto_scale_lr=False, resume=None)
+    plain = dict(config='my_config.py', amp=False, auto_scale_lr=False, resume=None, epochs=None)
     return argparse.Namespace(**{**plain, **changed})
 
 
@@ -369,6 +369,18 @@ def test_no_options_change_nothing():
     changed = config(load_from='a.pth')
     apply_training_options(changed, options())
     assert changed.to_dict() == config(load_from='a.pth').to_dict()
+
+
+def test_epochs_squeeze_the_schedule():
+    given = dict(
+        train_cfg=dict(max_epochs=36), param_scheduler=[dict(type='StepLR', milestones=[27])]
+    )
+    changed = config(**given)
+    apply_training_options(changed, options(epochs=12))
+    assert changed.train_cfg.max_epochs == 12
+    assert changed.param_scheduler[0].milestones == [9]
+    with pytest.raises(InputError, match='a config that trains in epochs'):
+        apply_training_options(config(train_cfg=dict(max_iters=36)), options(epochs=12))
 
 
 def test_amp_without_gpu(monkeypatch):
