@@ -16,6 +16,7 @@ default_hooks = dict(
     class_check=dict(type='mmsolov2.ClassCheckHook'),
     finite=dict(type='mmsolov2.FiniteHook'),  # a diverged run stops, and saves nothing more
     epoch_seed=dict(type='mmsolov2.EpochSeedHook'),  # a resumed run repeats no augmentation
+    curves=dict(type='mmsolov2.CurvesHook'),  # curves.png in the work folder
 )
 
 env_cfg = dict(
