@@ -1,4 +1,5 @@
 from mmsolov2.apis.costs import model_costs, tested_size
+from mmsolov2.apis.fit import Fitted, fit
 from mmsolov2.apis.inference import (
     coco_categories,
     find_images,
@@ -13,11 +14,13 @@ from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
 __all__ = [
+    'Fitted',
     'PredictionFiles',
     'coco_categories',
     'draw_overlay',
     'find_config',
     'find_images',
+    'fit',
     'load_config',
     'load_detector',
     'model_costs',

