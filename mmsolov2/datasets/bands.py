@@ -83,6 +83,8 @@ def decode_tiff(data: bytes) -> np.ndarray:
             f'this is neither .npy nor TIFF ({len(data)} bytes, beginning with {data[:8]!r}): '
             f'{INSTEAD}'
         )
+    if not hasattr(cv2, 'imdecodemulti'):
+        raise ValueError(f'TIFF needs OpenCV 4.7 or newer, not {cv2.__version__}: {INSTEAD}')
     tags = list(pages_of(data))
     try:
         done, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

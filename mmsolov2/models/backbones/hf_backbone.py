@@ -45,13 +45,16 @@ def read_config(model: str, settings: Mapping, out_indices: Sequence[int]) -> An
     default, stages = type(config)(), getattr(config, 'stage_names', [])
     unknown = [name for name in settings if not hasattr(default, name)]
     if unknown:
-        names = vars(default).keys() - vars(transformers.PretrainedConfig()).keys()
-        raise ValueError(f'HFBackbone: {model} has no settings {unknown}, but {sorted(names)}')
+        names = sorted(vars(default).keys() - vars(transformers.PretrainedConfig()).keys())
+        raise ValueError(f'HFBackbone: {model} has no settings {unknown}, but {names}')
     if not set(out_indices) <= set(range(-len(stages), len(stages))):
         raise ValueError(
-            f'HFBackbone: out_indices must be of the stages of {model}, {stages or "which has none"}'
-            f', not {list(out_indices)}'
+            f'HFBackbone: out_indices must be of the stages of {model}, '
+            f'{stages or "which has none"}, not {list(out_indices)}'
         )
+    for name, value in vars(config).items():
+        if isinstance(value, tuple):  # some networks join their defaults to lists
+            setattr(config, name, list(value))
     config.out_indices = sorted(range(len(stages))[index] for index in out_indices)
     return config
 
@@ -76,8 +79,8 @@ class HFBackbone(LibraryBackbone):
 
     Raises:
         InputError: if transformers is not installed, or ``model`` cannot be read.
-        ValueError: if ``model`` is no backbone, or lacks a setting or a stage; if weights are of two
-            sources, or of none with True.
+        ValueError: if ``model`` is no backbone, or lacks a setting or a stage; if weights are of
+            two sources, or of none with True.
     """
 
     def __init__(
@@ -118,13 +121,18 @@ class HFBackbone(LibraryBackbone):
         """The state dict of a folder or an entry of the hub; what it lacks has initial values.
 
         Raises:
-            InputError: if it cannot be read, or has less than half of what the network needs.
+            InputError: if it cannot be read, is of another type, or has less than half of what the
+                network needs.
         """
         own: Any = self.net  # a PreTrainedModel
+        config = read_config(source, {}, own.config.out_indices)
+        kinds = own.config.model_type, config.model_type
+        if kinds[0] != kinds[1]:
+            raise InputError(f'HFBackbone: {source} is of the type {kinds[1]}, not {kinds[0]}')
         with reading(source):
             net, found = type(own).from_pretrained(
                 source,
-                out_indices=own.config.out_indices,
+                config=config,
                 use_safetensors=True,  # which holds numbers alone
                 output_loading_info=True,
             )

@@ -5,6 +5,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -49,8 +50,8 @@ def fitted_weights(net: nn.Module, weights: Mapping, source: str) -> dict:
     if wrong:
         raise InputError(
             f'{source}: these weights are of another network, {matched} of the {len(own)} entries '
-            f'of {type(net).__name__} match; the first that do not: {some_of(wrong)}: give the '
-            'model and the settings of the weights'
+            f'of {type(net).__name__} match; the first that do not: {some_of(wrong)}: take the '
+            'model and the settings of the weights, and the release of its library that saved them'
         )
     return fitted
 
@@ -153,3 +154,16 @@ class LibraryBackbone(BaseModule):
             weights = self.read_weights(self.source)
             self.net.load_state_dict(fitted_weights(self.net, weights, self.source))
             print_log(f'{type(self).__name__}: weights of {self.source}', 'current', logging.INFO)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Fit weights to the bands; refuse those of another network, or with other names."""
+        own = f'{prefix}net.'
+        given = {
+            name.removeprefix(own): value
+            for name, value in state_dict.items()
+            if name.startswith(own)
+        }
+        if given:
+            fitted = fitted_weights(self.net, given, type(self).__name__)
+            state_dict.update({f'{own}{name}': value for name, value in fitted.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
