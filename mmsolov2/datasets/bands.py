@@ -134,7 +134,7 @@ def pages_of(data: bytes) -> Iterator[Page]:
     """The pages of a TIFF file, which has all data that they tell of.
 
     Raises:
-        ValueError: if it is cut.
+        ValueError: if it is cut or damaged.
     """
     directory = ImageFileDirectory_v2(data[: 16 if data.startswith(BIG_TIFF) else 8])
     seen = {0}
@@ -146,12 +146,14 @@ def pages_of(data: bytes) -> Iterator[Page]:
             directory.load(file)
             page = page_of(directory)
             if page.end > len(data):
-                break
+                raise EOFError('the data of a page are cut')
             yield page
-    except (struct.error, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f'this TIFF is damaged ({error}): replace it') from error
-    if directory.next or len(seen) == 1:
-        raise ValueError(f'this TIFF is truncated ({len(data)} bytes): replace it')
+        if directory.next or len(seen) == 1:
+            raise EOFError('the list of its pages is cut')
+    except (EOFError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise ValueError(
+            f'this TIFF is truncated or damaged ({error}; {len(data)} bytes): replace it'
+        ) from error
 
 
 @TRANSFORMS.register_module()

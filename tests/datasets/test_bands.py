@@ -64,48 +64,62 @@ def test_colours_are_in_the_order_of_the_file(path, compression):
     assert np.array_equal(read_bands(str(path)), expected)
 
 
-def tiff(samples, pixels, *, photometric=1, planes=1, extra=()):
-    """A TIFF of one page (H, W) and one strip, little-endian, with the tags given."""
-    height, width = pixels.shape[:2]
-    data = pixels.tobytes()
-    bits = 8 * pixels.itemsize
-    tags = [(256, [width]), (257, [height]), (258, [bits] * samples), (259, [1])]
-    tags += [(262, [photometric]), (273, [8]), (277, [samples]), (278, [height])]
-    tags += [(279, [len(data)]), (284, [planes])] + ([(338, list(extra))] if extra else [])
-    start = 8 + len(data)
-    behind, entries = start + 2 + 12 * len(tags) + 4, b''
-    more = b''
-    for tag, values in tags:
-        packed = b''.join(value.to_bytes(4, 'little') for value in values)
+def tiff(pixels, *, photometric=1, planes=1, extra=()):
+    """A TIFF of one page (H, W, bands), little-endian, with the tags given: bands in a strip each
+    with ``planes=2``, else all in one.
+    """
+    height, width, samples = pixels.shape
+    strips = samples if planes == 2 else 1
+    data = (pixels.transpose(2, 0, 1) if planes == 2 else pixels).tobytes()
+    length, is_float = len(data) // strips, pixels.dtype.kind == 'f'
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [1]}
+    tags |= {262: [photometric], 273: [0] * strips, 277: [samples], 278: [height]}
+    tags |= {279: [length] * strips, 284: [planes], 338: extra, 339: [3 if is_float else 1]}
+    tags = {tag: values for tag, values in tags.items() if values}
+    behind = 8 + 2 + 12 * len(tags) + 4  # the header, and the directory right behind it
+    size = behind + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[273] = [size + strip * length for strip in range(strips)]
+    entries = more = b''
+    for tag, values in tags.items():
+        packed = np.array(values, '<u4').tobytes()
         if len(values) > 1:
-            place = (behind + len(more)).to_bytes(4, 'little')
-            more, packed = more + packed, place
-        entries += tag.to_bytes(2, 'little') + (4).to_bytes(2, 'little')
-        entries += len(values).to_bytes(4, 'little') + packed
-    head = b'II*\0' + start.to_bytes(4, 'little')
-    return head + data + len(tags).to_bytes(2, 'little') + entries + bytes(4) + more
+            packed, more = np.array(behind + len(more), '<u4').tobytes(), more + packed
+        entries += np.array([tag, 4], '<u2').tobytes() + np.array(len(values), '<u4').tobytes()
+        entries += packed
+    head = b'II*\0' + np.array(8, '<u4').tobytes() + np.array(len(tags), '<u2').tobytes()
+    return head + entries + bytes(4) + more + data
 
 
 @pytest.mark.parametrize(
-    ('samples', 'settings', 'message'),
+    ('bands', 'settings', 'message'),
     [
         (4, {}, 'OpenCV reads bands [1] of its pages, which have [4]'),
         (24, {}, 'which have [24]'),
         (4, dict(photometric=2, extra=(2,)), 'it has an alpha, or planes'),
+        (3, dict(dtype='float32', planes=2), 'it has an alpha, or planes'),
     ],
 )
-def test_what_opencv_would_change_is_refused(path, samples, settings, message):
-    """Bands that are not marked as colours, of which it gives one, and colours times an alpha."""
-    path.write_bytes(tiff(samples, picture(samples, 'uint8'), **settings))
+def test_what_opencv_would_change_is_refused(path, bands, settings, message):
+    """Bands that are not marked as colours, of which it gives one, colours times an alpha, and
+    planes that it takes for pixels.
+    """
+    settings = dict(settings)
+    pixels = picture(bands, settings.pop('dtype', 'uint8'))
+    path.write_bytes(tiff(pixels, **settings))
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         read_bands(str(path))
     assert str(path) in str(caught.value) and 'write it as .npy' in str(caught.value)
 
 
-def test_the_writer_of_this_test_writes_what_opencv_keeps(path):
-    expected = picture(4, 'uint8')
-    path.write_bytes(tiff(4, expected, photometric=2, extra=(0,)))
+@pytest.mark.parametrize('dtype', ['uint8', 'float32'])
+def test_the_writer_of_this_test_writes_what_opencv_keeps(path, dtype):
+    expected = picture(4, dtype)
+    data = tiff(expected, photometric=2, extra=(0,))
+    path.write_bytes(data)
     assert np.array_equal(read_bands(str(path)), expected)
+    path.write_bytes(data[:-1])
+    with pytest.raises(InputError, match='this TIFF is truncated or damaged .the data of a page'):
+        read_bands(str(path))
 
 
 @pytest.mark.parametrize('kind', ['npy', 'tif'])

@@ -1,5 +1,6 @@
 """Pictures of 1, 4 and 24 bands, from their files to losses and predictions."""
 
+import copy
 import json
 import re
 import runpy
@@ -16,7 +17,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn
 
-from mmsolov2.apis import load_detector, predict
+from mmsolov2.apis import load_detector, model_costs, predict
 from mmsolov2.cli.config import require_images
 from mmsolov2.cli.launch import paint_results
 from mmsolov2.errors import InputError
@@ -222,6 +223,16 @@ def model(bands_config, tmp_path):
 def test_other_pictures_are_refused(model, image, message):
     with pytest.raises(InputError, match=message):
         predict(model, image)
+
+
+def test_costs_are_counted_on_bands(model):
+    more = Config(copy.deepcopy(model.cfg.to_dict()))
+    more.model.backbone.in_channels = 24
+    (before, work), (after, more_work) = (
+        model_costs(config, (64, 64)) for config in (model.cfg, more)
+    )
+    assert after - before == pytest.approx(20 * 8 * 4 * 4 / 1e6)  # a stem of 8 times 4x4
+    assert more_work > work
 
 
 def test_what_draws_on_images_says_so(model, tiny_config):

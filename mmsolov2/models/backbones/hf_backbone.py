@@ -145,4 +145,4 @@ class HFBackbone(LibraryBackbone):
         if missing:
             message = f'HFBackbone: {source} lacks {some_of(missing)}, which start anew'
             print_log(message, 'current', logging.WARNING)
-        return net.float().state_dict()
+        return net.state_dict()
