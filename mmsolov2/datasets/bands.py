@@ -136,9 +136,9 @@ def pages_of(data: bytes) -> Iterator[Page]:
     Raises:
         ValueError: if it is cut or damaged.
     """
-    directory = ImageFileDirectory_v2(data[: 16 if data.startswith(BIG_TIFF) else 8])
     seen = {0}
     try:
+        directory = ImageFileDirectory_v2(data[: 16 if data.startswith(BIG_TIFF) else 8])
         while directory.next not in seen:
             seen.add(directory.next)
             file = io.BytesIO(data)

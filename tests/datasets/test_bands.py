@@ -147,6 +147,7 @@ def test_damaged_files_end_in_an_input_error_or_numbers(path):
     ('data', 'message'),
     [
         (b'', r"neither .npy nor TIFF \(0 bytes, beginning with b''\): write it as .npy"),
+        (b'II*\0', r'truncated or damaged \(.*; 4 bytes\)'),
         (b'\x89PNG\r\n', 'neither .npy nor TIFF'),
         (encoded(np.zeros((2, 3, 4, 5)), 'npy'), r'it holds \(2, 3, 4, 5\) float64, not \(H, W, b'),
         (encoded(np.zeros((0, 3, 4)), 'npy'), r'it holds \(0, 3, 4\)'),
