@@ -1,5 +1,6 @@
 """Every config in configs/: a new one is covered without being named here."""
 
+import copy
 import functools
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
 from mmsolov2.compat import stack as compat
@@ -484,10 +486,10 @@ def test_defaults_equal_mmdets():
     assert ours.data_preprocessor == theirs.data_preprocessor
 
 
-def recipe_of(section, folder):
-    """The one config in a section of docs/custom_data.md."""
-    text = (ROOT / 'docs' / 'custom_data.md').read_text().partition(f'## {section}\n')[2]
-    (recipe,) = re.findall(r'```python\n(.*?)```', text.partition('\n## ')[0], re.DOTALL)
+def recipe_of(section, folder, page='custom_data.md'):
+    """The one config in a section of a page of docs."""
+    text = (ROOT / 'docs' / page).read_text().partition(f'# {section}\n')[2]
+    (recipe,) = re.findall(r'```python\n(.*?)```', text.partition('\n##')[0], re.DOTALL)
     (folder / 'recipe.py').write_text(recipe)
     return Config.fromfile(folder / 'recipe.py')
 
@@ -511,3 +513,49 @@ def test_the_recipe_for_an_installed_backbone(tmp_path):
     assert [output.shape[1] for output in outputs] == model.neck.in_channels
     assert [64 // output.shape[2] for output in outputs] == [4, 8, 16, 32]
     assert model.data_preprocessor.mean == [127] * 3 and model.data_preprocessor.std == [128] * 3
+
+
+def test_the_recipe_for_a_new_backbone(tmp_path):
+    """docs/configs.md: it builds, which compares neck and backbone, and its optimizer fits."""
+    config = recipe_of('A new backbone', tmp_path, 'configs.md')
+    with torch.device('meta'):
+        model = MODELS.build(config.model)
+    assert model.backbone.out_channels == config.model.neck.in_channels
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    assert type(optimizer) is torch.optim.AdamW
+
+
+def test_the_recipe_for_pictures_of_bands(tmp_path):
+    """docs/configs.md: a file of four bands, through both pipelines, gives losses and masks."""
+    config = recipe_of('Pictures of other than three bands', tmp_path, 'configs.md')
+    np.save(tmp_path / 'one.npy', np.full((120, 160, 4), 600, np.uint16))
+    known = dict(img_path=str(tmp_path / 'one.npy'), height=120, width=160, img_id=1)
+    square = dict(bbox=[9, 9, 99, 99], bbox_label=3, mask=[[9.0, 9, 99, 9, 99, 99, 9, 99]])
+    known['instances'] = [dict(square, ignore_flag=0)]
+    model = MODELS.build(config.model)
+    train, test = (
+        Compose(config[f'{name}_dataloader'].dataset.pipeline)(copy.deepcopy(known))
+        for name in ('train', 'test')
+    )
+    batch = dict(inputs=[train['inputs']], data_samples=[train['data_samples']])
+    losses, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+    losses.backward()
+    assert losses.isfinite() and model.backbone.conv1.weight.grad.any()
+    with torch.no_grad():
+        batch = dict(inputs=[test['inputs']], data_samples=[test['data_samples']])
+        (result,) = model.eval()(**model.data_preprocessor(batch), mode='predict')
+    assert result.pred_instances.masks.shape[1:] == (120, 160)
+
+
+@pytest.mark.parametrize('name', ['convnextv2', 'swin'])
+def test_plus_takes_backbones_of_transformers(name):
+    """With the published tiny sizes, and nothing but the optimizer changed."""
+    ours = read(CONFIGS / f'solov2/solov2-plus_{name}-t_fpn_ms-3x_coco.py')
+    base = read(CONFIGS / 'solov2/solov2-plus_r50_fpn_ms-3x_coco.py')
+    assert {path.split('.')[0] for path in changes(ours, base)} == {'backbone', 'neck'}
+    own = dict(model=None, optim_wrapper=None)
+    assert {**ours.to_dict(), **own} == {**base.to_dict(), **own}
+    assert ours.optim_wrapper.clip_grad == base.optim_wrapper.clip_grad
+    with torch.device('meta'):
+        settings = MODELS.build(ours.model.backbone).net.config
+    assert list(settings.depths) == dict(convnextv2=[3, 3, 9, 3], swin=[2, 2, 6, 2])[name]

@@ -21,7 +21,8 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'models.position_terms': '',
     'models.dynamic_conv': 'models.position_terms models.pyramid',
     'models.state_dicts': 'errors models.position_terms',
-    'models.efficientnet_lite': 'registry',
+    'models.bands': 'errors registry',
+    'models.backbones': 'errors registry structures models.bands models.state_dicts',
     'models.targets': 'errors device registry structures models.dynamic_conv models.position_terms '
     'models.pyramid',
     'models.decode': 'errors device registry structures models.bilinear models.data_samples '

@@ -25,7 +25,7 @@ from torch import nn
 
 from mmsolov2.apis import load_config
 from mmsolov2.cli.arguments import tool_parser
-from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of
+from mmsolov2.cli.config import add_cfg_options, base_dataset_configs, dataset_of, require_images
 from mmsolov2.cli.errors import error_context, exit_with_message
 from mmsolov2.engine.hooks import check_classes
 from mmsolov2.errors import InputError
@@ -109,6 +109,7 @@ def describe(targets: Targets) -> str:
 
 def browse(config: Config, args: argparse.Namespace) -> None:
     """Write the pictures of a split's first images, and print a line for each."""
+    require_images(config, 'browse_targets.py', args.split)
     init_default_scope(config.get('default_scope', 'mmdet'))
     set_random_seed(0)  # the same augmentations every time
     colors = dict(mean=None, std=None, bgr_to_rgb=False, rgb_to_bgr=False)  # as they are

@@ -31,9 +31,16 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
-from mmsolov2.apis import PredictionFiles, find_images, load_detector, predict, read_image
+from mmsolov2.apis import (
+    PredictionFiles,
+    find_images,
+    load_config,
+    load_detector,
+    predict,
+    read_image,
+)
 from mmsolov2.cli.arguments import tool_parser
-from mmsolov2.cli.config import add_cfg_options
+from mmsolov2.cli.config import add_cfg_options, require_images
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.errors import InputError
@@ -80,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     images = images_to_do(args.inputs, args.out_dir)
     require_folder(args.out_dir / 'overlays')
     options = {'model.test_cfg.mask_format': 'rle', **(args.cfg_options or {})}  # less memory
-    model = load_detector(args.config, args.checkpoint, device=args.device, cfg_options=options)
+    config = load_config(args.config, options)
+    require_images(config, 'predict.py')
+    model = load_detector(config, args.checkpoint, device=args.device)
     files = PredictionFiles(args.out_dir, images, model.dataset_meta['classes'])
     failed = 0
     try:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmsolov2.cli.config import dataset_of
 from mmsolov2.errors import InputError
+from mmsolov2.models.backbones.probe import input_channels
 from mmsolov2.registry import MODELS
 
 
@@ -42,7 +43,8 @@ def model_costs(config: Config, size: tuple[int, int]) -> tuple[float, float]:
         )
     model = without_values(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features = model.extract_feat(torch.empty(1, 3, *size, device='meta'))
+        channels = input_channels(model.backbone)
+        features = model.extract_feat(torch.empty(1, channels, *size, device='meta'))
         model.mask_head(features)
         if hasattr(model, 'mask_neck'):
             model.mask_neck(features)

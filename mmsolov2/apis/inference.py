@@ -21,8 +21,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmsolov2.cli.config import base_dataset_configs, dataset_of, open_config
+from mmsolov2.cli.config import base_dataset_configs, dataset_of, open_config, reads_bands
 from mmsolov2.cli.errors import error_context
+from mmsolov2.datasets.bands import read_bands
 from mmsolov2.datasets.image_files import IMAGE_SUFFIXES, decode_image
 from mmsolov2.errors import InputError
 from mmsolov2.models.state_dicts import class_names, read_matching
@@ -239,6 +240,8 @@ def dataset_meta(config: Config, checkpoint_meta: Mapping) -> dict:
 def predict(model: nn.Module, image: str | Path | np.ndarray) -> DetDataSample:
     """The sample of an image, a file or (H, W, 3) uint8 BGR: its ``pred_instances``.
 
+    Of a model whose test pipeline has LoadBandsFromFile, a file of that or (H, W, bands) numbers.
+
     ``scores`` float32 (n,), ``labels`` int64 (n,), ``bboxes`` float32 (n, 4) xyxy, ``masks`` bool
     (n, H, W), or n RLE dicts with ``model.test_cfg.mask_format='rle'``; the best first. Boxes that
     mmdet's SOLO leaves at zero are put around the masks.
@@ -246,18 +249,41 @@ def predict(model: nn.Module, image: str | Path | np.ndarray) -> DetDataSample:
     Raises:
         InputError: if the file cannot be read, or the array is of another shape or type.
     """
-    if not isinstance(image, np.ndarray):
-        image = read_image(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(
-            f'an image must be (H, W, 3) uint8 BGR, not {image.shape} {image.dtype}: '
-            'mmsolov2.apis.read_image gives that'
-        )
+    if reads_bands(model.cfg):
+        image = bands_of(image)
+    else:
+        image = image if isinstance(image, np.ndarray) else read_image(image)
+        require_bgr(image)
     sample = inference_detector(model, image, test_pipeline=array_pipeline(model.cfg))
     found = sample.pred_instances
     if not found.bboxes.any() and isinstance(found.masks, torch.Tensor):
         found.bboxes = tight_boxes(found.masks)
     return sample
+
+
+def require_bgr(image: np.ndarray) -> None:
+    """Raise InputError unless an image is (H, W, 3) uint8 BGR."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(
+            f'an image must be (H, W, 3) uint8 BGR, not {image.shape} {image.dtype}: '
+            'mmsolov2.apis.read_image gives that'
+        )
+
+
+def bands_of(image: str | Path | np.ndarray) -> np.ndarray:
+    """A picture (H, W, bands) float32 of a file or an array.
+
+    Raises:
+        InputError: if the file cannot be read, or the array is of another shape or type.
+    """
+    if not isinstance(image, np.ndarray):
+        return read_bands(str(image))
+    if image.ndim != 3 or image.dtype.kind not in 'uif' or not image.size:
+        raise InputError(
+            f'a picture must be (H, W, bands) of integers or floats, not {image.shape} '
+            f'{image.dtype}: mmsolov2.datasets.bands.read_bands gives that'
+        )
+    return image.astype(np.float32)
 
 
 def array_pipeline(config: Config) -> Compose:

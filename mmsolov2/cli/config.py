@@ -73,6 +73,21 @@ def dataset_of(config: Config, split: str) -> ConfigDict:
     return loader.dataset
 
 
+def reads_bands(config: Config, split: str = 'test') -> bool:
+    """Whether the pictures of a split are numbers of any bands, not images."""
+    pipeline = next(base_dataset_configs(dataset_of(config, split))).get('pipeline') or [{}]
+    return str(pipeline[0].get('type')).endswith('LoadBandsFromFile')
+
+
+def require_images(config: Config, what: str, split: str = 'test') -> None:
+    """Raise InputError if the pictures of a split are no images: they cannot be drawn on."""
+    if reads_bands(config, split):
+        raise InputError(
+            f'{config.filename}: {what} draws on images, but LoadBandsFromFile reads pictures of '
+            'any bands: take tools/test.py without it, or mmsolov2.apis.predict'
+        )
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--cfg-options``."""
     parser.add_argument(

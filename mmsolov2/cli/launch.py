@@ -15,7 +15,7 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from mmsolov2.cli.config import add_cfg_options, dataset_of, open_config
+from mmsolov2.cli.config import add_cfg_options, dataset_of, open_config, require_images
 from mmsolov2.cli.errors import error_context
 from mmsolov2.cli.schedule import schedule_options
 from mmsolov2.errors import InputError
@@ -89,13 +89,14 @@ def paint_results(config: Config, args: argparse.Namespace) -> None:
     """Let mmdet's visualization hook paint the tested images, as --show and --show-dir say.
 
     Raises:
-        InputError: if the config has no such hook.
+        InputError: if the config has no such hook, or its pictures are no images.
     """
     if 'visualization' not in config.get('default_hooks', {}):
         raise InputError(
             f'{args.config}: --show and --show-dir need a hook that paints: '
             "default_hooks=dict(visualization=dict(type='DetVisualizationHook'))"
         )
+    require_images(config, '--show or --show-dir')
     trigger_visualization_hook(config, args)
 
 

@@ -10,6 +10,7 @@ from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 from mmsolov2.errors import InputError
+from mmsolov2.models.backbones.probe import check_backbone
 from mmsolov2.models.data_samples import check_count, check_ground_truth
 from mmsolov2.models.solov2_head import MaskFeatures, SOLOv2Head, covered_size, input_size
 from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
@@ -114,8 +115,8 @@ class SOLOv2(BaseDetector):
             results are not compiled: their sizes depend on the data.
 
     Raises:
-        ValueError: if the parts disagree on channels or levels, predict_dtype is another type, or
-            compile neither a switch nor arguments.
+        ValueError: if the parts disagree on channels, levels or strides, predict_dtype is another
+            type, or compile neither a switch nor arguments.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class SOLOv2(BaseDetector):
             {'mask_channels': self.mask_neck.out_channels, **mask_head, 'test_cfg': test_cfg}
         )
         check_fit(self.neck, self.mask_neck, self.mask_head)
+        check_backbone(self.backbone, self.neck, self.mask_neck)
         if channels_last:
             self.to(memory_format=torch.channels_last)
 

@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsolov2.models.bands import is_of_other_bands, spread_bands
 from mmsolov2.registry import MODELS
 
 
@@ -140,7 +141,7 @@ def make_blocks(stages: Sequence[Stage]) -> nn.ModuleList:
 
 @MODELS.register_module()
 class EfficientNetLite(BaseModule):
-    """Features (B, C, ⌈H/stride⌉, ⌈W/stride⌉) of images (B, 3, H, W), one for each of out_indices.
+    """Features (B, C, ⌈H/stride⌉, ⌈W/stride⌉) of images (B, C, H, W), one for each out_index.
 
     EfficientNet (Tan and Le, ICML 2019, table 1) with ReLU6 and without squeeze-and-excitation, as
     TensorFlow's tpu repository published it for small devices. Its README gives 75.1, 76.7 and 77.6
@@ -155,6 +156,7 @@ class EfficientNetLite(BaseModule):
         out_indices: the stages whose features are given, by default the last of each stride from 4.
         frozen_stages: the last stage that is not trained, its statistics included; -1 trains all.
         norm_eval: keep the statistics of all batch normalisation.
+        in_channels: bands of the images; those of published weights are spread over them.
 
     Raises:
         ValueError: if there is no such architecture or stage.
@@ -167,6 +169,7 @@ class EfficientNetLite(BaseModule):
         out_indices: Sequence[int] = (2, 3, 5, 7),
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        in_channels: int = 3,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -185,7 +188,8 @@ class EfficientNetLite(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, stride=2)
+        self.in_channels = in_channels
+        self._conv_stem = SameConv2d(in_channels, STEM_CHANNELS, 3, stride=2)
         self._bn0 = batch_norm(STEM_CHANNELS)
         self._relu = nn.ReLU6(inplace=True)
         self._blocks = make_blocks(stages)
@@ -193,7 +197,7 @@ class EfficientNetLite(BaseModule):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of images (B, 3, H, W), in the order of stages."""
+        """Compute the features of images (B, in_channels, H, W), in the order of stages."""
         wanted = [self.ends[stage] for stage in self.out_indices]
         x = self._relu(self._bn0(self._conv_stem(images)))
         outputs = [x] if 0 in wanted else []
@@ -218,8 +222,11 @@ class EfficientNetLite(BaseModule):
         return [self._conv_stem, self._bn0, *self._blocks[: self.ends[self.frozen_stages]]]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        """Leave the published classifier out."""
+        """Leave the published classifier out; spread weights for RGB over the images' bands."""
         names = tuple(prefix + name for name in CLASSIFIER)
         for name in [name for name in state_dict if name.startswith(names)]:
             del state_dict[name]
+        stem = state_dict.get(f'{prefix}_conv_stem.weight')
+        if stem is not None and is_of_other_bands(stem, self._conv_stem.weight):
+            state_dict[f'{prefix}_conv_stem.weight'] = spread_bands(stem, self.in_channels)
         super()._load_from_state_dict(state_dict, prefix, *args)

