@@ -36,8 +36,7 @@ def detect(tree: Tree, classes: Sequence[str] | None) -> Source | None:
     for path in files:
         grouped[split_of(path.stem) or tree.split_of(path) or 'all'].append(path)
     spare = grouped.pop('all') if len(grouped) > 1 and 'all' in grouped else []
-    reader = partial(read, tree, dict(grouped), spare)
-    return Source(kind, tree, tuple(grouped), reader, files[0])
+    return Source(kind, tree, files[0], partial(read, tree, dict(grouped), spare))
 
 
 def holds(path: Path, marks: Sequence[bytes]) -> bool:

@@ -44,6 +44,8 @@ def test_every_mask_of_splits_is_read(tmp_path, drawn, layout):
             drawn.save(picture, folder)
     source = find_source(tmp_path)
     contents = source.read()
+    assert source.kind.startswith('COCO') and sorted(source.splits) == sorted(contents)
+    assert sorted(contents) == ['train', 'val']
     assert source.kind.startswith('COCO') and set(source.splits) == set(contents) == {
         'train',
         'val',
