@@ -145,9 +145,10 @@ def drop_supercategory(contents: Sequence[dict], tally: Tally) -> None:
         for each in content.get('annotations') or ()
     }
     for content in contents:
-        above = {each.get('supercategory') for each in content['categories']}
+        above = {str(each.get('supercategory')) for each in content['categories']}
         for each in list(content['categories']):
-            if each.get('name') in above and identity(each.get('id')) not in used:
+            is_above = each.get('supercategory') == 'none' and each.get('name') in above
+            if is_above and identity(each.get('id')) not in used:
                 content['categories'].remove(each)
                 tally.add('categories above all others left out', each['name'])
 

@@ -134,7 +134,7 @@ def shapes_of(
 def whole(element: ET.Element, key: str) -> int:
     """A number of pixels that an element has."""
     text = element.get(key, '')
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) < 1:
         raise InputError(f'image {element.get("name")} has {key}={text!r}, no number of pixels')
     return int(text)
 

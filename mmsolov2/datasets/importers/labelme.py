@@ -39,7 +39,7 @@ EMBEDDED = (
 NOT_ANNOTATED = 'pictures left out, which have no JSON file'
 DAMAGED = 'JSON files left out, which are damaged'
 OTHERS = "JSON files left out, which are none of labelme's"
-UNREAD = 'shapes left out, which are not as labelme writes them'
+UNREAD = 'shapes left out, which are not as labelme writes them, or without a label'
 RECTANGLES = 'rectangles, taken as masks'
 
 
@@ -75,7 +75,7 @@ def read(tree: Tree, tally: Tally) -> dict[str, dict]:
             tally.add(NOT_ANNOTATED, tree.name_of(path))
     if not annotated:
         raise InputError(f'{tree.given}: no picture is left: {"; ".join(tally.texts())}')
-    names = sorted({str(shape.get('label')) for one in annotated for shape in one.shapes})
+    names = sorted({shape['label'] for one in annotated for shape in one.shapes})
     labels = {name: label for label, name in enumerate(names)}
     splits = common_splits([one.split for one in annotated], tally, annotated[0].name)
     contents: dict[str, Content] = defaultdict(lambda: Content(names, tally))
@@ -109,8 +109,15 @@ def read_file(path: Path, tree: Tree, tally: Tally) -> Annotated | None:
         tally.add(UNSIZED, file)
         return None
     place = picture or path.parent / name
-    sound = [shape for shape in shapes if isinstance(shape, dict)]
+    sound = [each for each in shapes if isinstance(each, dict) and has_name(each.get('label'))]
+    if len(sound) < len(shapes):
+        tally.add(UNREAD, file, len(shapes) - len(sound))
     return Annotated(file, tree.name_of(place), size, tree.split_of(path), sound)
+
+
+def has_name(label: object) -> bool:
+    """Whether a label names a class."""
+    return isinstance(label, str) and bool(label)
 
 
 def picture_of(path: Path, name: str, tree: Tree, tally: Tally) -> Path | None:
@@ -144,7 +151,7 @@ def shapes_of(one: Annotated, labels: dict[str, int], tally: Tally) -> Iterator[
         if kind == 'rectangle':
             tally.add(RECTANGLES, place)
         group = None if shape.get('group_id') is None else str(shape['group_id'])
-        yield Shape(labels[str(shape.get('label'))], group, part, place)
+        yield Shape(labels[shape['label']], group, part, place)
 
 
 def polygon_of(points: np.ndarray, shape: dict, size: tuple[int, int]) -> list[float]:

@@ -114,6 +114,10 @@ def test_roboflows_category_above_all_others_goes_unless_it_is_used(tmp_path, dr
     content['annotations'][0]['category_id'] = 0
     write(file, content)
     assert len(find_source(tmp_path).read()['train']['categories']) == 4
+    content['categories'] = [{**one, 'supercategory': one['name']} for one in content['categories']]
+    content['annotations'] = content['annotations'][1:2]
+    write(file, content)
+    assert len(find_source(tmp_path).read()['train']['categories']) == 4  # unused is not above
 
 
 def test_brush_masks_of_cvat_are_instances_and_crowds_of_others_stay(tmp_path, drawn):

@@ -180,6 +180,7 @@ BOMB = """<?xml version="1.0"?>
         ('<annotations><image', 'this is no XML that can be read'),
         ('<annotations><track id="0"/></annotations>', 'as of a video'),
         ('<annotations><image name="x" width="-4" height="4"/></annotations>', "width='-4'"),
+        ('<annotations><image name="x" width="0" height="4"/></annotations>', "width='0'"),
     ],
 )
 def test_xml_that_is_refused(tmp_path, text, message):

@@ -96,11 +96,13 @@ def test_what_is_no_mask_is_counted(tmp_path, drawn):
         dict(label='x', points=[[1, 'a']]),
         shape('x', [5, 5, 9, 9], 'mask', mask='no base64!'),
         shape('x', [float('nan')] * 6),
+        shape(None, [1, 1, 60, 1, 60, 60]),
+        'x',
     ]
     source, content = read_one(tmp_path, drawn, shapes)
     assert len(content['annotations']) == 1
     assert [note.partition(',')[0] for note in source.notes] == [
-        '3 shapes left out',
+        '5 shapes left out',
         '1 shapes of the type point left out',
         '1 shapes left out',
     ]
