@@ -164,7 +164,9 @@ def is_own(path: Path) -> bool:
 # Command line
 
 
-def add_command(parsers: argparse._SubParsersAction, name: str, run: Command, text: str):
+def add_command(
+    parsers: argparse._SubParsersAction, name: str, run: Command, text: str
+) -> argparse.ArgumentParser:
     """A command with what all share."""
     parser = parsers.add_parser(name, help=text, description=text)
     parser.add_argument('data', metavar='DATA', type=Path, help='folder, or a file that describes')

@@ -52,20 +52,13 @@ def read(tree: Tree, files: Sequence[Path], tally: Tally) -> dict[str, dict]:
     frames: dict[str, Frame] = {}
     for path in files:
         root = parse(path)
-        meta = root.find('meta')
-        for label in () if meta is None else meta.iter('label'):
-            names.setdefault(str(label.findtext('name')))
+        names.update(dict.fromkeys(label_names(root)))
         for frame in frames_of(root, path, tree, tally):
-            if frame.name in frames:
+            if frames.setdefault(frame.name, frame) is not frame:
                 raise InputError(
                     f'{path}: the picture {frame.name} is listed twice, in one or in several '
                     'files; give one of them, or move the others away'
                 )
-            frames[frame.name] = frame
-        if not root.findall('image'):
-            raise InputError(
-                f'{path}: it has no images, as of a video; export as "CVAT for images 1.1"'
-            )
     labels = {name: label for label, name in enumerate(names)}
     splits = common_splits([one.split for one in frames.values()], tally, next(iter(frames)))
     contents: dict[str, Content] = defaultdict(lambda: Content(list(names), tally))
@@ -97,8 +90,18 @@ def parse(path: Path) -> ET.Element:
         raise InputError(f'{path}: this is no XML that can be read: {error}') from error
 
 
+def label_names(root: ET.Element) -> list[str]:
+    """The names of the labels of a task, a job or a project."""
+    meta = root.find('meta')
+    return [] if meta is None else [str(label.findtext('name')) for label in meta.iter('label')]
+
+
 def frames_of(root: ET.Element, path: Path, tree: Tree, tally: Tally) -> Iterator[Frame]:
     """The pictures of an XML file; its folders are those of the subset, if it has one."""
+    if not root.findall('image'):
+        raise InputError(
+            f'{path}: it has no images, as of a video; export as "CVAT for images 1.1"'
+        )
     for element in root.iter('image'):
         name, subset = element.get('name', ''), element.get('subset', '')
         near = [path.parent / 'images' / subset, path.parent / 'images', path.parent]

@@ -33,8 +33,8 @@ from mmsolov2.errors import InputError
 
 MARKS = (b'"shapes"', b'"imagePath"')
 EMBEDDED = (
-    'pictures left out, which are in the JSON file alone (imageData): write them beside it with '
-    'labelme_export_json, or annotate with labelme --nodata'
+    'pictures left out, which are in the JSON file alone (imageData): put each beside its file '
+    '(labelme_export_json writes it as img.png)'
 )
 NOT_ANNOTATED = 'pictures left out, which have no JSON file'
 DAMAGED = 'JSON files left out, which are damaged'

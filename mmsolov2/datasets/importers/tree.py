@@ -118,7 +118,7 @@ class Tree:
                     return path
         last = sorted({re.split(r'[\\/]', variant)[-1] for variant in variants})
         near = [folder / each for folder in folders for each in last if each]
-        found = [path for path in near if os.path.isfile(path)][:1]
+        found = [path for path in dict.fromkeys(near) if os.path.isfile(path)]
         found = found or [path for each in last for path in self._by_name.get(each, ())]
         if split is not None:
             found = [path for path in found if self.split_of(path) in (None, split)]

@@ -84,13 +84,16 @@ def test_names_that_are_quoted(tmp_path, drawn):
     drawn.assert_same(source.read()['all'], 'train', tmp_path)
 
 
-def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path, drawn):
-    content = saved(drawn, tmp_path / 'one')
-    saved(drawn, tmp_path / 'two')
+@pytest.mark.parametrize('folders', [('one', 'two'), ('.', 'images')])
+def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path, drawn, folders):
+    for folder in folders:
+        content = saved(drawn, tmp_path / folder)
+    for image in content['images']:
+        image['file_name'] = f'gone/{image["file_name"]}'
     write(tmp_path / 'a.json', content)
     source = find_source(tmp_path)
     assert [one['file_name'] for one in source.read()['all']['images']] == [
-        picture.name for picture in drawn.splits['train']
+        f'gone/{picture.name}' for picture in drawn.splits['train']
     ]
     assert not source.notes
 
