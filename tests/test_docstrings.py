@@ -14,6 +14,7 @@ WITH_EXAMPLES = [
     'mmsolov2.datasets.checks',
     'mmsolov2.datasets.coco_file',
     'mmsolov2.datasets.importers.content',
+    'mmsolov2.datasets.importers.mask_images',
     'mmsolov2.datasets.importers.tree',
     'mmsolov2.datasets.segmentation',
     'mmsolov2.datasets.statistics',

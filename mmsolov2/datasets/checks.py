@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -195,7 +196,7 @@ def usable(contents: dict[str, dict], root: Path) -> dict[str, dict]:
 def fault_of(one: Listed, picture: Picture | None) -> str | None:
     """What is wrong with a picture, if anything is."""
     if picture is None:
-        return UNREADABLE if one.path.exists() else MISSING
+        return UNREADABLE if os.path.exists(one.path) else MISSING
     size = picture.height, picture.width
     if None in one.size or one.size == size:
         return None

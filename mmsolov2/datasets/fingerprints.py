@@ -24,7 +24,7 @@ class Fingerprint(NamedTuple):
     """What is kept of a picture to compare it by."""
 
     hash: int  # 64 bits: which low frequencies are above their median
-    grey: np.ndarray  # (32, 32) float32
+    grey: np.ndarray  # (32, 32) uint8
 
 
 class Picture(NamedTuple):
@@ -38,8 +38,11 @@ class Picture(NamedTuple):
 def read_pictures(paths: Iterable[Path]) -> dict[Path, Picture | None]:
     """Decode picture files, each once; None for those that cannot be."""
     wanted = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor() as pool:  # OpenCV lets others run
+    pool = ThreadPoolExecutor()  # OpenCV lets others run
+    try:
         return dict(zip(wanted, pool.map(read_picture, wanted), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # at once, when it is interrupted
 
 
 def read_picture(path: Path) -> Picture | None:
@@ -51,8 +54,8 @@ def read_picture(path: Path) -> Picture | None:
 def fingerprint(image: np.ndarray) -> Fingerprint:
     """The fingerprint of a picture (H, W, 3) uint8 BGR."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:LOW, :LOW].ravel()
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[:LOW, :LOW].ravel()
     bits = np.packbits(low > np.median(low[1:]))
     return Fingerprint(int.from_bytes(bits.tobytes(), 'big'), small)
 
@@ -61,7 +64,7 @@ def show_the_same(first: Fingerprint, second: Fingerprint) -> bool:
     """Whether two pictures are copies of each other."""
     if (first.hash ^ second.hash).bit_count() > MOST_BITS:
         return False
-    difference = np.abs(first.grey - second.grey).mean()
+    difference = cv2.absdiff(first.grey, second.grey).mean()
     return bool(difference <= UNLIKE * (first.grey.std() + 1))
 
 

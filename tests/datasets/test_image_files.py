@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsolov2.datasets.image_files import decode_image, is_cut_file, is_cut_jpeg
+from mmsolov2.datasets.image_files import (
+    decode_file,
+    decode_image,
+    image_size,
+    is_cut_file,
+    is_cut_jpeg,
+)
 
 NOISE = cv2.GaussianBlur(
     np.random.default_rng(0).integers(0, 256, (60, 88, 3), np.uint8), (0, 0), 2
@@ -102,3 +108,35 @@ def test_opencv_refuses_other_cut_formats(name):
 def test_what_is_no_image_is_none(tmp_path, data):
     (tmp_path / 'image').write_bytes(data)
     assert decode_image(data) is None and not is_cut_file(tmp_path / 'image')
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_sizes_by_the_head(tmp_path, name):
+    path = tmp_path / 'image'
+    path.write_bytes(OTHERS[name]())
+    assert image_size(path)[:2] == (60, 88)
+
+
+@pytest.mark.parametrize('orientation', range(1, 10))
+def test_sizes_are_those_that_one_sees(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / 'image.jpg'
+    path.write_bytes(file('JPEG', exif=exif))
+    size = image_size(path)
+    assert (size.height, size.width) == decode_file(path).shape[:2]
+    assert size.is_turned == (5 <= orientation <= 8)
+
+
+def test_files_without_a_size(tmp_path):
+    (tmp_path / 'image').write_bytes(b'hello')
+    for name in ('image', 'nowhere', 'a\0b', 'x' * 300):
+        assert image_size(tmp_path / name) is None and decode_file(tmp_path / name) is None
+
+
+def test_sizes_of_kinds_that_opencv_alone_reads(tmp_path):
+    path = tmp_path / 'image.hdr'
+    path.write_bytes(cv2.imencode('.hdr', NOISE.astype(np.float32))[1].tobytes())
+    with pytest.raises(OSError, match='cannot identify'):
+        Image.open(path)
+    assert image_size(path) == (60, 88, False)

@@ -36,8 +36,7 @@ def detect(tree: Tree, classes: Sequence[str] | None) -> Source | None:
     for path in files:
         grouped[split_of(path.stem) or tree.split_of(path) or 'all'].append(path)
     spare = grouped.pop('all') if len(grouped) > 1 and 'all' in grouped else []
-    reader = partial(read, tree, dict(grouped), spare)
-    return Source(kind, tree, tuple(grouped), reader, files[0])
+    return Source(kind, tree, files[0], partial(read, tree, dict(grouped), spare))
 
 
 def holds(path: Path, marks: Sequence[bytes]) -> bool:
@@ -146,9 +145,10 @@ def drop_supercategory(contents: Sequence[dict], tally: Tally) -> None:
         for each in content.get('annotations') or ()
     }
     for content in contents:
-        above = {each.get('supercategory') for each in content['categories']}
+        above = {str(each.get('supercategory')) for each in content['categories']}
         for each in list(content['categories']):
-            if each.get('name') in above and identity(each.get('id')) not in used:
+            is_above = each.get('supercategory') == 'none' and each.get('name') in above
+            if is_above and identity(each.get('id')) not in used:
                 content['categories'].remove(each)
                 tally.add('categories above all others left out', each['name'])
 

@@ -1,8 +1,10 @@
 """COCO content in the making."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -15,6 +17,17 @@ from mmsolov2.structures.masks import Crop, encode_crop
 
 ROUNDED = 3  # digits of a coordinate
 UNSIZED = 'pictures left out, which are missing or cannot be read and whose size nothing tells'
+
+UNSPLIT = 'pictures in no folder of a split, so that all were taken together'
+
+
+class Shape(NamedTuple):
+    """A part of an instance, as it was drawn."""
+
+    label: int
+    group: str | None  # shapes of one label and group are one instance; None is no group
+    part: list | dict  # polygon x, y, x, y, … or compressed RLE
+    name: str  # where it is, for a person
 
 
 class Content:
@@ -63,10 +76,28 @@ class Content:
             )
         )
 
+    def add_shapes(self, image: dict, shapes: Iterable[Shape]) -> None:
+        """The instances of an image, of one shape each or of those of a group."""
+        together = defaultdict(list)
+        for index, shape in enumerate(shapes):
+            key = (None, index) if shape.group is None else (shape.label, shape.group)
+            together[key].append(shape)
+        for own in together.values():
+            self.add(image, own[0].label, [shape.part for shape in own], own[0].name)
+
     def to_coco(self) -> dict:
         """The whole."""
         categories = [dict(id=number, name=name) for number, name in enumerate(self.classes, 1)]
         return dict(images=self.images, annotations=self.annotations, categories=categories)
+
+
+def common_splits(splits: Sequence[str | None], tally: Tally, example: object) -> list[str]:
+    """The split of each picture; all are in one, ``all``, unless each belongs to one."""
+    if None not in splits:
+        return [str(split) for split in splits]
+    if set(splits) != {None}:
+        tally.add(UNSPLIT, example, splits.count(None))
+    return ['all'] * len(splits)
 
 
 def merged_rle(parts: Iterable[list | dict], height: int, width: int) -> dict:
@@ -105,7 +136,7 @@ def turned(polygon: Sequence[float], x: float, y: float, degrees: float) -> list
 
 def crop_rle(mask: np.ndarray, left: int, top: int, height: int, width: int) -> dict:
     """Compressed RLE of a mask (h, w) bool that lies in an image, cut to it."""
-    inside = mask[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    inside = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
     return encode_crop(Crop(inside, max(top, 0), max(left, 0)), height, width)
 
 

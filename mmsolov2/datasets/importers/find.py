@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsolov2.datasets.importers import coco, yolo
+from mmsolov2.datasets.importers import coco, cvat, labelme, mask_images, yolo
 from mmsolov2.datasets.importers.source import Source
 from mmsolov2.datasets.importers.tree import OWN_FOLDER, Tree
 from mmsolov2.errors import InputError
@@ -15,7 +15,7 @@ LAYOUTS = (
     'labelme (JSON beside each picture)',
     'pictures with masks (images/ and masks/ with equal names, or NAME/images and NAME/masks)',
 )
-DETECTORS = (coco.detect, yolo.detect)
+DETECTORS = (coco.detect, yolo.detect, cvat.detect, labelme.detect, mask_images.detect)
 
 
 def find_source(data: str | Path, *, classes: Sequence[str] | None = None) -> Source:

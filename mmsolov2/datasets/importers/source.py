@@ -12,13 +12,13 @@ Reader = Callable[[Tally], dict[str, dict]]
 
 @dataclass
 class Source:
-    """Data of a known layout; nothing but names is read before ``read()``."""
+    """Data of a known layout."""
 
     kind: str  # the layout, for a person
     tree: Tree
-    splits: tuple[str, ...]  # of train, val and test; all where there is none
-    reader: Reader
     evidence: Path  # what told the layout
+    reader: Reader
+    splits: tuple[str, ...] = ()  # once it was read: of train, val and test, or all without any
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -47,5 +47,6 @@ class Source:
         """
         self.tally = Tally()
         contents = self.reader(self.tally)
+        self.splits = tuple(contents)
         self.tree.note_foreign(self.tally)
         return contents

@@ -108,16 +108,18 @@ class Tree:
     ) -> Path | None:
         """The picture of a name, also with backslashes turned, below one of some folders.
 
-        If it is in none, the only picture of that name that is in no other split's folder; such
-        are counted.
+        If it is in none, the last part of the name is looked for there, or else anywhere, if one
+        picture alone has it; never in another split's folder. Such are counted.
         """
         variants = dict.fromkeys((name, name.replace('\\', '/'), unquote(name)))
         for folder in folders:
             for variant in variants:
                 if os.path.isfile(path := folder / variant):
                     return path
-        last = {re.split(r'[\\/]', variant)[-1] for variant in variants}
-        found = [path for each in sorted(last) for path in self._by_name.get(each, ())]
+        last = sorted({re.split(r'[\\/]', variant)[-1] for variant in variants})
+        near = [folder / each for folder in folders for each in last if each]
+        found = [path for path in dict.fromkeys(near) if os.path.isfile(path)]
+        found = found or [path for each in last for path in self._by_name.get(each, ())]
         if split is not None:
             found = [path for path in found if self.split_of(path) in (None, split)]
         if len(found) != 1:

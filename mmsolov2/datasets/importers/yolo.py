@@ -34,8 +34,7 @@ def detect(tree: Tree, classes: Sequence[str] | None) -> Source | None:
             f'({", ".join(tree.name_of(path) for path in files[:5])}); give the one to be read'
         )
     require_no_classes(classes, files[0])
-    splits = tuple(dict.fromkeys(KEYS[key] for key in KEYS if described(files[0]).get(key)))
-    return Source('YOLO-seg', tree, splits, partial(read, tree, files[0]), files[0])
+    return Source('YOLO-seg', tree, files[0], partial(read, tree, files[0]))
 
 
 def described(path: Path) -> dict:

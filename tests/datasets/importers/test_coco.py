@@ -44,6 +44,8 @@ def test_every_mask_of_splits_is_read(tmp_path, drawn, layout):
             drawn.save(picture, folder)
     source = find_source(tmp_path)
     contents = source.read()
+    assert source.kind.startswith('COCO') and sorted(source.splits) == sorted(contents)
+    assert sorted(contents) == ['train', 'val']
     assert source.kind.startswith('COCO') and set(source.splits) == set(contents) == {
         'train',
         'val',
@@ -82,13 +84,16 @@ def test_names_that_are_quoted(tmp_path, drawn):
     drawn.assert_same(source.read()['all'], 'train', tmp_path)
 
 
-def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path, drawn):
-    content = saved(drawn, tmp_path / 'one')
-    saved(drawn, tmp_path / 'two')
+@pytest.mark.parametrize('folders', [('one', 'two'), ('.', 'images')])
+def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path, drawn, folders):
+    for folder in folders:
+        content = saved(drawn, tmp_path / folder)
+    for image in content['images']:
+        image['file_name'] = f'gone/{image["file_name"]}'
     write(tmp_path / 'a.json', content)
     source = find_source(tmp_path)
     assert [one['file_name'] for one in source.read()['all']['images']] == [
-        picture.name for picture in drawn.splits['train']
+        f'gone/{picture.name}' for picture in drawn.splits['train']
     ]
     assert not source.notes
 
@@ -112,6 +117,10 @@ def test_roboflows_category_above_all_others_goes_unless_it_is_used(tmp_path, dr
     content['annotations'][0]['category_id'] = 0
     write(file, content)
     assert len(find_source(tmp_path).read()['train']['categories']) == 4
+    content['categories'] = [{**one, 'supercategory': one['name']} for one in content['categories']]
+    content['annotations'] = content['annotations'][1:2]
+    write(file, content)
+    assert len(find_source(tmp_path).read()['train']['categories']) == 4  # unused is not above
 
 
 def test_brush_masks_of_cvat_are_instances_and_crowds_of_others_stay(tmp_path, drawn):
