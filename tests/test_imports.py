@@ -32,6 +32,7 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'compat': 'errors ops structures',
     'datasets': 'errors registry structures',
     'evaluation': 'errors registry structures datasets',
+    'visualization.statistics': 'datasets',
     'visualization': 'registry',
     'engine': 'errors fileio registry datasets models.state_dicts',
     'cli': 'errors fileio models.state_dicts',

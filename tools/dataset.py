@@ -3,6 +3,8 @@
     python tools/dataset.py check DATA [--json FILE]
     python tools/dataset.py convert DATA [--out DIR]
     python tools/dataset.py split DATA [--out DIR] [--val-share 0.2] [--seed 0]
+    python tools/dataset.py stats DATA [--out PNG]
+    python tools/dataset.py configure DATA --out DIR [--model M] [--weights W] [--epochs N]
 
 DATA is a folder, or the one file in it that describes the pictures: COCO JSON (also of Roboflow,
 CVAT and Label Studio), YOLO-seg, CVAT for images 1.1, labelme, or pictures with masks; docs/data.md
@@ -12,13 +14,16 @@ has a tree of each. What is in DATA stays as it is.
   the exit status is 1 if there are errors. ``--json`` writes the same for other programs.
 - ``convert`` writes {train,val,test}.json, or all.json where there are no splits.
 - ``split`` writes train.json and val.json: every class in both, copies of a picture never apart.
+- ``stats`` prints sizes and counts, and which levels of the model that fits them learn how many.
+- ``configure`` writes the config that tools/fit.py would train, and the COCO files that it names.
 
-Both write into DATA/annotations_coco or ``--out``, and replace only files that they wrote
-themselves, unless ``--force`` says so. Names of pictures start from the folder that is printed: the
-``data_prefix`` of a config.
+convert and split write into DATA/annotations_coco or ``--out``, and replace only files that they
+wrote themselves, unless ``--force`` says so. Names of pictures start from the folder that is
+printed: the ``data_prefix`` of a config.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -27,15 +32,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmsolov2.cli.arguments import tool_parser
+from mmsolov2.apis.configure import choose_model, propose
+from mmsolov2.apis.fit import write_config
+from mmsolov2.cli.arguments import at_least, tool_parser
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.signals import stop_on_signals
 from mmsolov2.cli.tables import markdown_table
-from mmsolov2.datasets.checks import LEVELS, Finding, check
+from mmsolov2.datasets.checks import LEVELS, Finding, check, usable
 from mmsolov2.datasets.importers import Source, find_source
 from mmsolov2.datasets.splits import split
+from mmsolov2.datasets.statistics import statistics
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import write_whole
+from mmsolov2.visualization.statistics import levels_table, parts_table, plot_parts
 
 DESCRIPTION = 'written by tools/dataset.py of mmsolov2'
 SHOWN = 20  # names of pictures printed
@@ -131,6 +140,35 @@ def instances_of(content: dict) -> Counter[str]:
     return found
 
 
+def run_stats(args: argparse.Namespace) -> int:
+    """Print sizes and counts of the data, and draw them if asked to."""
+    source, contents = opened(args)
+    print_notes(source)
+    parts = {name: statistics(part) for name, part in usable(contents, source.picture_root).items()}
+    print('\n' + markdown_table(*parts_table(parts)))
+    training = next(iter(parts.values()))
+    base, _ = choose_model(args.model, None, 'cpu', Path())
+    fitting = propose(training, base, 'cpu')
+    size = 'x'.join(map(str, fitting.scale))
+    print(f'\n{next(iter(parts))}, resized to {size}, as tools/fit.py would:\n')
+    levels = levels_table(training, fitting.scale, fitting.scale_ranges, fitting.num_grids)
+    print(markdown_table(*levels))
+    if args.out:
+        file = io.BytesIO()
+        plot_parts(parts).savefig(file, format='png')
+        write_whole(args.out, file.getvalue())
+        print(f'\nwritten: {in_one_line(args.out)}')
+    return 0
+
+
+def run_configure(args: argparse.Namespace) -> int:
+    """Write the config that fits the data, and train nothing."""
+    names = ('model', 'weights', 'epochs', 'classes', 'val_share', 'seed')
+    asked = {name: getattr(args, name) for name in names}
+    write_config(args.out / f'{args.out.resolve().name}.py', dict(asked, data=args.data))
+    return 0
+
+
 # Files
 
 
@@ -183,14 +221,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     checking.add_argument('--json', type=Path, metavar='FILE', help='write the findings here too')
     converting = add_command(parsers, 'convert', run_convert, 'write COCO files')
     splitting = add_command(parsers, 'split', run_split, 'write COCO files for train and val')
+    telling = add_command(parsers, 'stats', run_stats, 'print sizes and counts')
+    telling.add_argument('--out', type=Path, metavar='PNG', help='draw them too')
+    configuring = add_command(parsers, 'configure', run_configure, 'write a config that fits')
+    configuring.add_argument('--out', type=Path, required=True, metavar='DIR', help='its folder')
+    text = "weights to start from: file, address, published (COCO's), or none"
+    configuring.add_argument('--weights', help=text)
+    configuring.add_argument('--epochs', type=at_least(1), help='epochs to train')
+    for fitting in (telling, configuring):
+        fitting.add_argument('--model', help='effl0, r18, r50, or a config, as of tools/fit.py')
     for writing in (converting, splitting):
         text = 'folder for the files (default: DATA/annotations_coco)'
         writing.add_argument('--out', type=Path, metavar='DIR', help=text)
         writing.add_argument('--force', action='store_true', help="replace others' files")
-    text = 'share of the pictures for val (default: %(default)s)'
-    splitting.add_argument('--val-share', type=float, default=0.2, metavar='SHARE', help=text)
-    text = 'another number, another split (default: %(default)s)'
-    splitting.add_argument('--seed', type=int, default=0, help=text)
+    for parting in (splitting, configuring):
+        text = 'share of the pictures for val (default: %(default)s)'
+        parting.add_argument('--val-share', type=float, default=0.2, metavar='SHARE', help=text)
+        text = 'another number, another split (default: %(default)s)'
+        parting.add_argument('--seed', type=int, default=0, help=text)
     return parser.parse_args(argv)
 
 

@@ -150,7 +150,7 @@ def write_config(file: Path, asked: Mapping) -> None:
     write_whole(file, leaf(settings, training.classes, files, root))
     with quiet():
         epoch = seconds_of_epoch(open_config(file), settings)
-    if asked['minutes']:
+    if asked.get('minutes'):
         epochs = max(int(60 * asked['minutes'] / epoch), 1)
         settings = replace(settings, epochs=epochs)
         write_whole(file, leaf(settings, training.classes, files, root))

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.registry import DATASETS
+from mmengine.config import Config
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools' / 'dataset.py'
@@ -65,7 +66,7 @@ def test_check_ends_with_1_where_there_are_errors(data, capsys):
     )
 
 
-@pytest.mark.parametrize('command', ['check', 'convert', 'split'])
+@pytest.mark.parametrize('command', ['check', 'convert', 'split', 'stats'])
 def test_bad_input_is_one_line_and_2(tmp_path, command, capsys):
     with pytest.raises(SystemExit) as stopped:
         tool.main([command, str(tmp_path / 'nowhere')])
@@ -155,3 +156,31 @@ def test_a_place_that_cannot_be_written(data, tmp_path, capsys):
 def test_the_script_runs(data, run_python):
     result = run_python(SCRIPT, 'check', data)
     assert '10 pictures' in result.stdout and result.stderr == ''
+
+
+def test_stats(data, tmp_path, capsys):
+    file = tmp_path / 'stats.png'
+    assert tool.main(['stats', str(data), '--model', 'r18', '--out', str(file)]) == 0
+    out = capsys.readouterr().out
+    for row in (
+        '| pictures | 10 |\n',
+        '| their height | 48 (48 to 48) |\n',
+        '| instances a picture | 2 (2 to 2) |\n',
+        '| side of an instance | 19 (17 to 20) |\n',  # 20 and √(15 x 20)
+        '| object | 20 |\n',
+        '| without a cell of their own |  | 0 |\n',
+    ):
+        assert row in out
+    assert 'all, resized to 256x192, as tools/fit.py would:' in out
+    assert cv2.imread(str(file)).shape[1] == 1300
+
+
+def test_configure(data, tmp_path, capsys):
+    out = tmp_path / 'fitted'
+    command = ['configure', str(data), '--out', str(out), '--model', 'r18', '--epochs', '3']
+    assert tool.main([*command, '--classes', 'cell']) == 0
+    config = Config.fromfile(out / 'fitted.py')
+    assert config.train_cfg.max_epochs == 3
+    assert config.train_dataloader.dataset.dataset.metainfo.classes == ('cell',)
+    assert len(DATASETS.build(config.val_dataloader.dataset)) == 2
+    assert not (out / 'fit.json').exists()
