@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
+    'mmsolov2.cli.checkpoint_config',
     'mmsolov2.cli.options',
     'mmsolov2.converters.formats',
     'mmsolov2.datasets.coco_file',

@@ -5,6 +5,7 @@ from mmsolov2.apis.inference import (
     load_config,
     load_detector,
     predict,
+    predict_batch,
     read_image,
     to_coco,
 )
@@ -22,6 +23,7 @@ __all__ = [
     'load_detector',
     'model_costs',
     'predict',
+    'predict_batch',
     'read_image',
     'tested_size',
     'to_coco',
