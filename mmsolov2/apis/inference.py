@@ -143,10 +143,19 @@ def read_image(path: str | Path) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: the image cannot be read: {error.strerror}') from error
+    return decode_or_refuse(data, path)
+
+
+def decode_or_refuse(data: bytes, name: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 BGR of the bytes of an image file, of which ``name`` speaks.
+
+    Raises:
+        InputError: if they are no image, truncated or of an unsupported kind.
+    """
     image = decode_image(data)
     if image is None:
         raise InputError(
-            f'{path}: this is no image that can be decoded, or it is truncated '
+            f'{name}: this is no image that can be decoded, or it is truncated '
             f'({len(data)} bytes, beginning with {data[:8]!r}): replace it'
         )
     return image
@@ -200,7 +209,7 @@ def load_detector(
     *,
     device: str = 'auto',
     cfg_options: Mapping | None = None,
-) -> nn.Module:
+) -> BaseDetector:
     """A SOLOv2 ready to predict, of a config (path, shipped name or ``Config``) and weights.
 
     Without a config it is the one that the checkpoint holds.
@@ -310,13 +319,18 @@ def _of_one_size(inputs: Sequence[Mapping], divisor: int) -> list[list[int]]:
     return list(groups.values())
 
 
-def require_image(image: np.ndarray) -> None:
-    """Raise InputError unless an array is an image (H, W, 3) uint8 BGR."""
+def require_image(image: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) uint8 BGR, as it is.
+
+    Raises:
+        InputError: if the array is no such image.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(
             f'an image must be (H, W, 3) uint8 BGR, not {image.shape} {image.dtype}: '
             'mmsolov2.apis.read_image gives that'
         )
+    return image
 
 
 def array_pipeline(config: Config) -> Compose:

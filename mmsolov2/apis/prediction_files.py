@@ -45,10 +45,9 @@ class PredictionFiles:
         results = to_coco(sample, image_id=number, file_name=name, classes=self.classes)
         self.images.append(dict(id=number, file_name=name, width=width, height=height))
         self.results.extend(results)
-        done, data = cv2.imencode('.png', draw_overlay(image, sample, self.classes))
-        if not done:
-            raise InputError(f'{name}: its overlay of {width}x{height} pixels is too large for PNG')
-        write_whole(self.folder / 'overlays' / self.overlays[name], data.tobytes())
+        about = f'{name}: its overlay of {width}x{height} pixels'
+        data = encode_png(draw_overlay(image, sample, self.classes), about)
+        write_whole(self.folder / 'overlays' / self.overlays[name], data)
 
     def write(self) -> None:
         """Write the JSON files."""
@@ -81,6 +80,18 @@ def fitting(name: str) -> str:
     path = Path(name)
     if len(os.fsencode(path.name)) <= LONGEST_NAME:
         return name
-    ending = f'-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.png'
+    ending = f'-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{path.suffix}'
     start = os.fsencode(path.name)[: LONGEST_NAME - len(ending)].decode(errors='ignore')
     return path.with_name(start + ending).as_posix()
+
+
+def encode_png(image: np.ndarray, about: str) -> bytes:
+    """The bytes of a PNG of a picture (H, W, 3) uint8 BGR or (H, W) uint16.
+
+    Raises:
+        InputError: about it, if it is too large.
+    """
+    done, data = cv2.imencode('.png', image)
+    if not done:
+        raise InputError(f'{about} is too large for PNG')
+    return data.tobytes()
