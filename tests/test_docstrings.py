@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
     'mmsolov2.cli.checkpoint_config',
     'mmsolov2.cli.options',
+    'mmsolov2.cli.shards',
     'mmsolov2.converters.formats',
     'mmsolov2.datasets.coco_file',
     'mmsolov2.datasets.segmentation',

@@ -16,7 +16,8 @@ from mmengine.structures import InstanceData
 
 from mmsolov2.apis.inference import load_detector, predict_batch
 from mmsolov2.apis.pictures import Picture, PictureInput, is_one_picture, pictures_of
-from mmsolov2.apis.prediction_files import encode_png, fitting
+from mmsolov2.apis.prediction_files import fitting
+from mmsolov2.apis.prediction_formats import encode_png
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder, write_whole
 from mmsolov2.structures.masks import encode_rle, mask_polygons, with_bitmaps
@@ -174,7 +175,7 @@ class SOLOv2Inferencer:
     def _answer(self, batch: list[Answer], score_thr: float) -> Iterator[Answer]:
         """The answers of a batch of pictures that were read."""
         images = [each.image for each in batch if each.image is not None]
-        found = iter(self._predict(images))
+        found = iter(self._predict(images) if images else [])
         for each in batch:
             if each.image is None:
                 yield each
