@@ -142,7 +142,10 @@ def work_on_video(
     part = Part(args.out_dir, job_of(args, model, Path(name).absolute().parent, []), Shard())
     rate = capture.get(cv2.CAP_PROP_FPS)
     video = OverlayVideo(args.out_dir, rate if 0 < rate < 1000 else RATE)
-    files = PredictionFiles(part, f'{Path(name).name}/{{:06}}'.format, '{:06}'.format, video)
+    clip = Path(name).name
+    files = PredictionFiles(
+        part, lambda at: f'{clip}/{at + 1:06}', lambda at: f'{at + 1:06}', video
+    )
     return Work(files, count(), frames_of(capture, name), None, None)
 
 

@@ -11,6 +11,7 @@ from mmsolov2.apis.inference import (
 )
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
 from mmsolov2.apis.prediction_files import PredictionFiles
+from mmsolov2.apis.supervision import to_supervision
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
@@ -29,4 +30,5 @@ __all__ = [
     'read_image',
     'tested_size',
     'to_coco',
+    'to_supervision',
 ]

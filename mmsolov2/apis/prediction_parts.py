@@ -48,7 +48,7 @@ class Part:
         self.job = job
         self.is_whole = shard.total == 1
         self.about = About(out_dir, job.images_dir, job.classes)
-        self.path = out_dir / FOLDER / f'{shard.number}-of-{shard.total}.jsonl'
+        self.path = part_path(out_dir / FOLDER, shard)
         self.file: IO[bytes] | None = None
 
     def resume(self) -> list[dict]:
@@ -93,6 +93,11 @@ class Part:
             return []
         self.file.close()
         return read_part(self.path)[1]
+
+
+def part_path(folder: Path, shard: Shard) -> Path:
+    """Where in a folder the records of a part are."""
+    return folder / f'{shard.number}-of-{shard.total}.jsonl'
 
 
 def read_part(path: Path) -> tuple[Job, list[dict], int]:
@@ -152,15 +157,15 @@ def join_parts(out_dir: Path) -> tuple[Job, list[dict]]:
     Raises:
         InputError: if parts are missing, not done, or of different jobs.
     """
-    shards = _all_parts(out_dir / FOLDER)
-    whole = None
+    files = _all_parts(out_dir / FOLDER)
+    first = next(path for path in files.values() if path.is_file())
+    job = read_part(first)[0]
     every: dict[int, dict] = {}
-    for path, shard in shards.items():
-        job, records, _ = read_part(path)
-        whole = whole or job
-        different = difference(whole, job)
+    for shard, path in files.items():
+        own, records, _ = read_part(path) if path.is_file() else (job, [], 0)
+        different = difference(job, own)
         if different:
-            raise InputError(f'{path}: it is of another job than {next(iter(shards))}: {different}')
+            raise InputError(f'{path}: it is of another job than {first}: {different}')
         wanted = places(job, shard)
         missing = len({*wanted} - {record['id'] - 1 for record in records})
         if missing:
@@ -169,30 +174,23 @@ def join_parts(out_dir: Path) -> tuple[Job, list[dict]]:
                 f'--shard {shard.number}/{shard.total} --resume'
             )
         every.update((record['id'], record) for record in records)
-    assert whole is not None
-    return whole, [every[key] for key in sorted(every)]
+    return job, [every[key] for key in sorted(every)]
 
 
-def _all_parts(folder: Path) -> dict[Path, Shard]:
-    """The files of all parts of one job.
+def _all_parts(folder: Path) -> dict[Shard, Path]:
+    """The files of all parts of one job, of which some may not be there.
 
     Raises:
-        InputError: if there are others, or not all.
+        InputError: if there are none, or parts of several jobs.
     """
-    shards = {path: _shard_of(path) for path in sorted(folder.glob('*-of-*.jsonl'))}
-    totals = sorted({shard.total for shard in shards.values()})
+    totals = sorted({_shard_of(path).total for path in folder.glob('*-of-*.jsonl')})
     if len(totals) != 1:
         raise InputError(
             f'{folder}: there are {f"parts of jobs in {totals} parts" if totals else "no parts"}: '
             'give the --out-dir of one job, and remove the parts of others'
         )
-    missing = sorted({*range(1, totals[0] + 1)} - {shard.number for shard in shards.values()})
-    if missing:
-        raise InputError(
-            f'{folder}: of {totals[0]} parts {len(missing)} are missing: predict with '
-            f'--shard {missing[0]}/{totals[0]}'
-        )
-    return shards
+    every = [Shard(number, totals[0]) for number in range(1, totals[0] + 1)]
+    return {shard: part_path(folder, shard) for shard in every}
 
 
 def _shard_of(path: Path) -> Shard:

@@ -136,14 +136,22 @@ def test_parts_are_joined_by_their_ids(tmp_path):
     assert records[4] == failed(4)
 
 
+def test_a_part_without_images_needs_no_file(tmp_path):
+    for number in range(1, 6):
+        shard = Shard(number, 5)
+        write(tmp_path, shard, [done(place) for place in places(JOB, shard)])
+    assert len(list((tmp_path / 'parts').iterdir())) == 3
+    assert len(join_parts(tmp_path)[1]) == 10
+
+
 def test_parts_that_cannot_be_joined(tmp_path):
     with pytest.raises(InputError, match='there are no parts: give the --out-dir of one job'):
         join_parts(tmp_path)
     write(tmp_path, Shard(2, 2), [done(place) for place in range(4, 9)])
-    with pytest.raises(InputError, match='of 2 parts 1 are missing: predict with --shard 1/2'):
+    with pytest.raises(InputError, match='1-of-2.jsonl: 4 of its 4 images .* --shard 1/2 --resume'):
         join_parts(tmp_path)
     write(tmp_path, Shard(1, 2), [done(place) for place in range(4)])
-    with pytest.raises(InputError, match='1 of its 6 images are not done.*--shard 2/2 --resume'):
+    with pytest.raises(InputError, match='2-of-2.jsonl: 1 of its 6 images .* --shard 2/2 --resume'):
         join_parts(tmp_path)
     write(tmp_path, Shard(1, 1), [done(0)])
     with pytest.raises(InputError, match=r'parts of jobs in \[1, 2\] parts'):
