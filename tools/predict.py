@@ -153,10 +153,7 @@ def add(files: PredictionFiles, index: int, answer: Answer) -> None:
     """Write the files of an answer; report it where that fails, or there is none."""
     error = answer.error
     if error is None:
-        try:
-            files.add(index, answer.image, answer.sample)
-        except InputError as refused:
-            error = refused
+        error = files.add(index, answer.image, answer.sample)
     else:
         files.add_error(index, error)
     if error is not None:

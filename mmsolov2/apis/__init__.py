@@ -10,13 +10,11 @@ from mmsolov2.apis.inference import (
     to_coco,
 )
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
-from mmsolov2.apis.prediction_files import PredictionFiles
 from mmsolov2.apis.supervision import to_supervision
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
 __all__ = [
-    'PredictionFiles',
     'SOLOv2Inferencer',
     'coco_categories',
     'draw_overlay',

@@ -39,11 +39,13 @@ class PredictionFiles:
         self.stem_of = stem_of
         self.video = video
 
-    def add(self, index: int, image: np.ndarray, sample: DetDataSample) -> None:
-        """Write the files of an image (H, W, 3), then keep its sample; its id is ``index`` + 1.
+    def add(self, index: int, image: np.ndarray, sample: DetDataSample) -> InputError | None:
+        """Write the files of an image (H, W, 3), and keep its sample: what hindered a file, if any.
+
+        The image's id is ``index`` + 1.
 
         Raises:
-            InputError: if a file cannot be written; the sample is kept.
+            InputError: if the sample cannot be kept.
         """
         name, classes = self.name_of(index), self.part.job.classes
         height, width = image.shape[:2]
@@ -54,11 +56,16 @@ class PredictionFiles:
             self._write(index, record)
         except InputError as error:
             self.part.add(dict(record, error=str(error)))
-            raise
+            return error
         self.part.add(record)
+        return None
 
-    def add_error(self, index: int, error: Exception) -> None:
-        """Keep why there is no prediction of an image."""
+    def add_error(self, index: int, error: InputError) -> None:
+        """Keep why there is no prediction of an image.
+
+        Raises:
+            InputError: if it cannot be kept.
+        """
         self.part.add(dict(id=index + 1, file_name=self.name_of(index), error=str(error)))
 
     def close(self) -> list[dict]:

@@ -264,6 +264,14 @@ def test_other_images_are_not_gone_on_with(command, photos, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_a_run_whose_part_cannot_be_written_ends(command, tmp_path, capsys):
+    (tmp_path / 'parts').touch()
+    with pytest.raises(SystemExit) as exit_:
+        tool.main([*command, str(tmp_path)])
+    assert exit_.value.code == 2
+    assert f'{tmp_path}/parts/1-of-1.jsonl: it cannot be written' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
