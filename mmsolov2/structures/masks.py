@@ -231,7 +231,7 @@ def border_rings(part: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(corner * 4 + ways)
     known = np.append((corner * 4 + ways)[order], -1)
     following = np.empty(len(ways), int)
-    for turn in (-1, 0, 1):  # the last that is possible stays: to the right, if it is
+    for turn in (-1, 0, 1):  # where pixels touch at a corner, two exist: either encloses the part
         wanted = after * 4 + (ways + turn) % 4
         place = np.searchsorted(known[:-1], wanted)
         exists = known[place] == wanted
