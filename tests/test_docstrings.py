@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
     'mmsolov2.apis.configure',
+    'mmsolov2.cli.checkpoint_config',
     'mmsolov2.cli.options',
+    'mmsolov2.cli.shards',
     'mmsolov2.converters.formats',
     'mmsolov2.datasets.checks',
     'mmsolov2.datasets.coco_file',

@@ -6,16 +6,18 @@ from mmsolov2.apis.inference import (
     load_config,
     load_detector,
     predict,
+    predict_batch,
     read_image,
     to_coco,
 )
-from mmsolov2.apis.prediction_files import PredictionFiles
+from mmsolov2.apis.inferencer import SOLOv2Inferencer
+from mmsolov2.apis.supervision import to_supervision
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
 __all__ = [
     'Fitted',
-    'PredictionFiles',
+    'SOLOv2Inferencer',
     'coco_categories',
     'draw_overlay',
     'find_config',
@@ -25,7 +27,9 @@ __all__ = [
     'load_detector',
     'model_costs',
     'predict',
+    'predict_batch',
     'read_image',
     'tested_size',
     'to_coco',
+    'to_supervision',
 ]

@@ -19,8 +19,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmsolov2.apis.configure import Settings, choose_model, leaf, propose
-from mmsolov2.apis.inference import load_detector, predict, read_image
-from mmsolov2.apis.prediction_files import PredictionFiles
+from mmsolov2.apis.inferencer import SOLOv2Inferencer
 from mmsolov2.cli.config import open_config
 from mmsolov2.cli.launch import CheckedRunner, build_loops
 from mmsolov2.cli.resume import require_same_training
@@ -40,7 +39,6 @@ from mmsolov2.registry import DATASETS, MODELS
 DONE = 'done'  # a file in the folder of a training that is
 PLAN = 'fit.json'  # what was asked for, in the folder of a fit
 OVERLAYS = 12  # pictures, at most
-SCORE = 0.3  # of instances that are drawn, at least
 TRIED = 5  # iterations by which a training's time is told, the first of them without
 
 
@@ -99,7 +97,7 @@ def fit(
     figures = evaluate(config, checkpoint, folder / 'test')
     draw(config, checkpoint, folder / 'predictions')
     say('done', f'mask AP {figures["coco/segm_mAP"]:.3f}, box AP {figures["coco/bbox_mAP"]:.3f}')
-    say('use it', f'python tools/predict.py PHOTOS --config {config} --checkpoint {checkpoint}')
+    say('use it', f'python tools/predict.py PHOTOS --checkpoint {checkpoint} --out-dir outputs')
     return Fitted(config, checkpoint, figures)
 
 
@@ -270,18 +268,11 @@ def evaluate(file: Path, checkpoint: Path, work_dir: Path) -> dict[str, float]:
 
 
 def draw(file: Path, checkpoint: Path, folder: Path) -> None:
-    """Overlays of the first validation pictures, and their results."""
-    config = open_config(file, {'model.test_cfg.mask_format': 'rle'})
-    model: Any = load_detector(config, checkpoint)
+    """Overlays of the first validation pictures."""
+    config = open_config(file)
     with quiet():
         dataset = DATASETS.build({**config.val_dataloader.dataset, 'indices': OVERLAYS})
-    paths = [Path(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
-    files = PredictionFiles(folder, paths, model.dataset_meta['classes'])
-    for index, path in enumerate(paths):
-        image = read_image(path)
-        sample = predict(model, image).cpu()
-        found = sample.pred_instances
-        sample.pred_instances = found[found.scores >= SCORE]
-        files.add(index, image, sample)
-    files.write()
-    say('look', f'{folder / "overlays"}: {len(paths)} validation pictures with what was found')
+        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+        inferencer = SOLOv2Inferencer(config, checkpoint)
+        inferencer([info['img_path'] for info in infos], out_dir=folder)
+    say('look', f'{folder / "vis"}: {len(infos)} validation pictures with what was found')

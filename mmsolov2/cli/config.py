@@ -43,6 +43,16 @@ def open_config(name: str | Path, options: Mapping | None = None) -> Config:
     path = find_config(name)
     with error_context(f'{path}: this config cannot be read'):  # reading a config runs it
         config = Config.fromfile(path)
+    return with_options(config, options)
+
+
+def with_options(config: Config, options: Mapping | None) -> Config:
+    """A config of a model, in which the options of ``--cfg-options`` are set now.
+
+    Raises:
+        InputError: if it has no model, or no place for an option.
+    """
+    path = config.filename
     if not isinstance(config.get('model'), dict):
         raise InputError(f'{path}: this config has no model; pass a leaf, not a file of _base_')
     try:

@@ -45,7 +45,7 @@ def test_one_command_and_once_more(shapes, tiny_config, tmp_path, run_python):
     folder = tmp_path / 'out'
     assert (folder / 'out.py').is_file()
     assert Path(latest_checkpoint(folder / 'train')).name == 'epoch_2.pth'
-    assert len(list((folder / 'predictions/overlays').glob('*.png'))) == 2
+    assert len(list((folder / 'predictions/vis').glob('*.png'))) == 2
     (log,) = (folder / 'train').glob('*/*.log')
     assert 'System environment' in log.read_text()
     (folder / 'train' / 'done').unlink()  # as if it was stopped between the last two steps

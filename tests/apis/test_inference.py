@@ -23,6 +23,7 @@ from mmsolov2.apis import (
     load_config,
     load_detector,
     predict,
+    predict_batch,
     read_image,
     to_coco,
 )
@@ -533,11 +534,42 @@ def test_boxes_that_a_head_leaves_at_zero_are_put_around_the_masks(
     """As those of mmdet's SOLO; without boxes every instance would be dropped as empty."""
     boxes = sample.pred_instances.bboxes.clone()
     sample.pred_instances.bboxes = torch.zeros_like(boxes)
-    monkeypatch.setattr(
-        'mmsolov2.apis.inference.inference_detector', lambda *args, **kwargs: sample
-    )
+    monkeypatch.setattr(model, 'test_step', lambda data: [sample])
     found = predict(model, photo).pred_instances
     assert torch.equal(found.bboxes, tight_boxes(found.masks)) and found.bboxes.any()
+
+
+@pytest.mark.parametrize('count', [0, 1, 5])
+def test_a_batch_gives_what_each_image_gives_alone(model, photo, count):
+    """The second is padded as the first, the third is not."""
+    tall = cv2.resize(photo, (40, 90))
+    images = [photo, photo[2:], tall, photo[::-1].copy(), tall[:, ::-1].copy()][:count]
+    assert len(predict_batch(model, images)) == count
+    for image, sample in zip(images, predict_batch(model, images)):
+        found, alone = sample.pred_instances, predict(model, image).pred_instances
+        assert len(found) == len(alone) > 0 and torch.equal(found.labels, alone.labels)
+        torch.testing.assert_close(found.scores, alone.scores)
+        assert (found.masks != alone.masks).float().mean() < 1e-4  # sums are rounded otherwise
+
+
+def test_an_image_of_a_batch_that_is_none(model, photo):
+    with pytest.raises(InputError, match=r'not \(60, 88\) uint8'):
+        predict_batch(model, [photo, photo[..., 0]])
+
+
+def test_the_config_in_a_checkpoint_is_the_one_given(model, state_dict, photo, tmp_path):
+    text = load_config(CONFIG, TINY).dump()
+    torch.save(dict(state_dict=state_dict, meta=dict(cfg=text)), tmp_path / 'whole.pth')
+    alone = load_detector(None, tmp_path / 'whole.pth', device='cpu')
+    assert alone.dataset_meta == model.dataset_meta
+    assert_same(predict(alone, photo), predict(model, photo))
+    with pytest.raises(InputError, match='holds no config: give the config with model='):
+        load_detector(None, write_weights(tmp_path, state_dict))
+
+
+def write_weights(folder: Path, state_dict: dict) -> Path:
+    torch.save(dict(state_dict=state_dict), folder / 'weights.pth')
+    return folder / 'weights.pth'
 
 
 def test_category_ids(model):

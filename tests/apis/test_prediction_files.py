@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mmsolov2.apis.prediction_files import overlay_names
+from mmsolov2.apis.prediction_files import fitting, unique_stems
+
+
+def overlay_names(names):
+    return [fitting(f'{stem}.png') for stem in unique_stems(names)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from mmsolov2.structures.masks import (
     center_of_mass,
     encode_crop,
     encode_rle,
+    joined,
+    mask_polygons,
     padded_masks,
     pixel_counts,
     quarter_masks,
@@ -274,3 +276,77 @@ def test_parts_are_those_of_scipy():
         areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         chosen = 1 + np.flatnonzero(areas >= 0.4 * areas.max())
         assert np.array_equal(kept, np.isin(labels, chosen))
+
+
+# Polygons
+
+
+def filled(polygons, height, width):
+    """The mask (height, width) bool of polygons, as COCO fills them."""
+    rles = coco_mask.frPyObjects(polygons, height, width)
+    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)
+
+
+def corners(polygon):
+    return np.array(polygon).reshape(-1, 2)
+
+
+def shoelace(polygon):
+    """The area of a polygon, in which what is walked around the other way counts negative."""
+    x, y = corners(polygon).T
+    return (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+
+
+def blotches(seed):
+    """A mask of a random size with parts, holes, and pixels that touch at their corners."""
+    rng = np.random.default_rng(seed)
+    noise = rng.random(rng.integers(12, 120, 2)).astype(np.float32)
+    noise = ndimage.gaussian_filter(noise, rng.uniform(0, 5)) if seed % 4 else noise
+    return noise > np.quantile(noise, rng.uniform(0.2, 0.8))
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_polygons_filled_give_the_mask_back(seed):
+    mask = blotches(seed)
+    assert mask.sum() > 40
+    polygons = mask_polygons(mask)
+    assert len(polygons) == ndimage.label(mask)[1]  # of pixels that share a side
+    assert np.array_equal(filled(polygons, *mask.shape), mask)
+    assert sum(map(shoelace, polygons)) == mask.sum()
+    whole = joined([corners(polygon) for polygon in polygons])
+    assert shoelace(whole) == mask.sum()
+    assert np.array_equal(filled([whole.ravel().tolist()], *mask.shape), mask)
+
+
+def test_polygons_of_drawings():
+    square = draw('....', '.##.', '.##.')
+    assert mask_polygons(square.numpy()) == [[1, 1, 3, 1, 3, 3, 1, 3]]
+    ring = draw('###', '#.#', '###')
+    outside, hole, back = [0, 0, 3, 0, 3, 3, 0, 3], [1, 2, 2, 2, 2, 1, 1, 1, 1, 2], [0, 3]
+    assert mask_polygons(ring.numpy()) == [outside + hole + back]
+    corner = draw('#.', '.#')
+    assert mask_polygons(corner.numpy()) == [[0, 0, 1, 0, 1, 1, 0, 1], [1, 1, 2, 1, 2, 2, 1, 2]]
+
+
+@pytest.mark.parametrize('size', [(0, 0), (3, 0), (5, 7)])
+def test_no_pixel_no_polygon(size):
+    assert mask_polygons(np.zeros(size, bool)) == []
+
+
+def test_polygons_of_views_and_of_uint8():
+    mask = blotches(1)
+    expected = mask_polygons(mask)
+    assert mask_polygons(np.asfortranarray(mask)) == mask_polygons(mask.view(np.uint8)) == expected
+
+
+def test_fewer_corners_stay_close():
+    y, x = np.mgrid[:200, :200]
+    mask = (np.hypot(x - 100, y - 90) < 70) & (np.hypot(x - 100, y - 90) > 30)
+    exact, fewer = mask_polygons(mask)[0], mask_polygons(mask, tolerance=1)[0]
+    assert len(fewer) < len(exact) / 4
+    back = filled([fewer], *mask.shape)
+    assert (back & mask).sum() / (back | mask).sum() > 0.97
+    outside = ndimage.distance_transform_edt(~mask)[back].max()
+    inside = ndimage.distance_transform_edt(mask)[~back].max()
+    assert max(outside, inside) <= 2
+    assert mask_polygons(draw('#').numpy(), tolerance=5) == [[0, 0, 1, 0, 1, 1, 0, 1]]

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from mmsolov2.apis import load_config, prediction_files
+from mmsolov2.apis import inferencer, load_config, prediction_files
 from mmsolov2.errors import InputError
 from mmsolov2.evaluation import CocoInstanceMetric
 from mmsolov2.registry import MODELS
@@ -141,7 +141,7 @@ def average_precision(truth: COCO, predictions: COCO) -> dict[str, float]:
 
 def test_figures_by_size_are_those_of_the_evaluation(command, photos, tmp_path, monkeypatch):
     """The frame is small, 196 pixels, but its box is not."""
-    monkeypatch.setattr(tool, 'predict', lambda model, image: found_in(image))
+    monkeypatch.setattr(inferencer, 'predict_batch', lambda model, images: [found_in(images[0])])
     assert tool.main(command) == 0
     out = tmp_path / 'out'
     about, results = read(out / 'images.json'), read(out / 'predictions.json')
@@ -170,13 +170,13 @@ def test_figures_by_size_are_those_of_the_evaluation(command, photos, tmp_path, 
 def test_an_interrupted_run_keeps_what_was_done(command, tmp_path, monkeypatch, capsys):
     calls = []
 
-    def predict_two(model, image, predict=tool.predict):
-        calls.append(image)
+    def predict_two(model, images, predict=inferencer.predict_batch):
+        calls.append(images)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        return predict(model, image)
+        return predict(model, images)
 
-    monkeypatch.setattr(tool, 'predict', predict_two)
+    monkeypatch.setattr(inferencer, 'predict_batch', predict_two)
     assert tool.main(command) == 130
     out = tmp_path / 'out'
     assert overlays(out) == ['overlays/a.png', 'overlays/sub/a.png']
@@ -277,13 +277,13 @@ def test_an_overlay_too_long_for_png_is_reported(command, tmp_path, monkeypatch,
 
 def test_an_image_that_vanishes_or_is_refused_is_reported(command, photos, monkeypatch, capsys):
 
-    def predict(model, image, predict=tool.predict):
+    def predict(model, images, predict=inferencer.predict_batch):
         (photos / 'sub' / 'a.png').unlink(missing_ok=True)
-        if image.shape[1] == 61:
+        if images[0].shape[1] == 61:
             raise InputError('5 masks do not fit')
-        return predict(model, image)
+        return predict(model, images)
 
-    monkeypatch.setattr(tool, 'predict', predict)
+    monkeypatch.setattr(inferencer, 'predict_batch', predict)
     cv2.imwrite(str(photos / 'wide.png'), np.zeros((40, 61, 3), np.uint8))
     assert tool.main(command) == 1
     lines = capsys.readouterr().err.splitlines()
