@@ -125,6 +125,36 @@ class CellKernels:
 
 
 @dataclass
+class AveragedKernels:
+    """The kernels of n cells of an image in several views of it, whose masks are averaged."""
+
+    views: Sequence[CellKernels]  # each of the n cells, where they are in its view
+    is_mirrored: Sequence[bool]  # whether left and right are exchanged in each view
+    mask_size: tuple[int, int]  # height and width of a mask
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of this is."""
+        return self.views[0].device
+
+    def __getitem__(self, cells: Tensor) -> 'AveragedKernels':
+        """The kernels of cells (m,)."""
+        return replace(self, views=[view[cells] for view in self.views])
+
+    def keep_few(self) -> 'KeptLogits':
+        """Logits of the mean of all views' probabilities."""
+        total = torch.zeros(len(self), *self.mask_size, device=self.device)
+        for view, is_mirrored in zip(self.views, self.is_mirrored, strict=True):
+            probabilities = view.logits().sigmoid_()
+            turned = probabilities.flip(-1) if is_mirrored else probabilities
+            total += resize(turned[:, None], self.mask_size)[:, 0]
+        return KeptLogits(total.div_(len(self.views)).logit_())
+
+
+@dataclass
 class KeptLogits:
     """Mask logits that were computed once, where ``CellKernels`` computes them again."""
 
@@ -179,3 +209,4 @@ class MaskedLogits:
 
 
 MaskLogits = CellKernels | KeptLogits | MaskedLogits
+Kernels = CellKernels | AveragedKernels

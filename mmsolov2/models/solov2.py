@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mmsolov2.errors import InputError
 from mmsolov2.models.backbones.probe import check_backbone
 from mmsolov2.models.data_samples import check_count, check_ground_truth
-from mmsolov2.models.solov2_head import MaskFeatures, SOLOv2Head, covered_size, input_size
+from mmsolov2.models.solov2_head import SOLOv2Head, covered_size, input_size
 from mmsolov2.models.state_dicts import mismatches, require_match, state_dict_of, with_mask_neck
+from mmsolov2.models.views import MaskFeatures, Outputs, View, Views
 from mmsolov2.registry import MODELS
 from mmsolov2.structures.masks import MASK_STRIDE
 
@@ -111,6 +112,7 @@ class SOLOv2(BaseDetector):
         channels_last: keep weights and activations in channels-last memory.
         predict_dtype: 'bfloat16' or 'float16': autocast of prediction, dynamic convolution
             included; what follows that is float32. Training has mmengine's AmpOptimWrapper.
+        tta: views that prediction averages, see ``Views``: dict(flip=True, scales=(0.8, 1.25)).
         compile: compile the network with ``torch.compile``: True, or its arguments. Losses and
             results are not compiled: their sizes depend on the data.
 
@@ -131,12 +133,14 @@ class SOLOv2(BaseDetector):
         data_preprocessor: dict | None = None,
         channels_last: bool = False,
         predict_dtype: str | None = None,
+        tta: dict | None = None,
         compile: bool | dict | None = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.channels_last = channels_last
         self.predict_dtype = checked_dtype(predict_dtype)
+        self.views = Views(**(tta or {}))
         self.compile_options = checked_compile_options(compile)
         self._compiled: Callable[..., tuple] | None = None  # until the first images
         self.backbone = MODELS.build(backbone)
@@ -181,10 +185,14 @@ class SOLOv2(BaseDetector):
             InputError: if the samples do not say of which size the images are, or are not as many.
         """
         check_count(batch_data_samples, batch_inputs)
+        divisor = getattr(self.data_preprocessor, 'pad_size_divisor', 32)
         with self.precision(batch_inputs.device.type):
-            outputs = self.network(batch_inputs)
+            views = [
+                View(Outputs(*self.network(images)), is_mirrored)
+                for images, is_mirrored in self.views(batch_inputs, divisor)
+            ]
         metas = [sample.metainfo for sample in batch_data_samples]
-        results = self.mask_head.predict_by_feat(*outputs, metas, rescale=rescale)
+        results = self.mask_head.predict_views(views, metas, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def precision(self, device: str) -> AbstractContextManager:

@@ -1,6 +1,6 @@
 """The SOLOv2 head: category and kernel branches, their loss, and the way to results."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,11 +18,17 @@ from mmsolov2.models.decode.candidates import Candidates, find_candidates
 from mmsolov2.models.decode.points_nms import points_nms
 from mmsolov2.models.decode.results import to_results
 from mmsolov2.models.decode.settings import build_nms, checked_test_cfg
-from mmsolov2.models.dynamic_conv import CellKernels, with_balanced_taps
+from mmsolov2.models.dynamic_conv import (
+    AveragedKernels,
+    CellKernels,
+    Kernels,
+    with_balanced_taps,
+)
 from mmsolov2.models.position_terms import cell_positions, num_terms, quadratic_forms
 from mmsolov2.models.pyramid import resize, to_head_strides
 from mmsolov2.models.targets.dice_loss import MaskTargets, checkpoint_chunks, dice_losses, is_dice
 from mmsolov2.models.targets.grid_assigner import ImageTargets, positives
+from mmsolov2.models.views import MaskFeatures, Outputs, View
 from mmsolov2.registry import MODELS, TASK_UTILS
 from mmsolov2.structures.masks import MASK_STRIDE, padded_masks, quarter_masks
 
@@ -30,7 +36,6 @@ GROUP_NORM = dict(type='GN', num_groups=32)
 CATEGORY_PRIOR = dict(name='conv_cls', type='Normal', std=0.01, bias_prob=0.01)
 NORMAL_INIT = dict(type='Normal', layer='Conv2d', std=0.01, override=CATEGORY_PRIOR)
 QUALITY_LOSSES = (QualityFocalLoss, VarifocalLoss)
-MaskFeatures = Tensor | Sequence[Tensor]  # (B, E, H/4, W/4), or one a level
 
 
 def flatten_cells(levels: Sequence[Tensor]) -> Tensor:
@@ -376,26 +381,49 @@ class SOLOv2Head(BaseModule):
         Each has n instances, the highest score first: ``scores`` (n,), ``labels`` (n,),
         ``bboxes`` (n, 4) xyxy around the masks, ``masks`` (n, H, W) bool or n RLE dicts.
         """
-        scores = flatten_cells([points_nms(level.float().sigmoid()) for level in category_logits])
-        features = per_image(of_type(mask_features, kernels[0].dtype))
-        images = zip(scores, *self._cells(kernels), features, metas, strict=True)
+        outputs = Outputs(category_logits, kernels, mask_features)
+        return self.predict_views([View(outputs)], metas, rescale=rescale)
+
+    @torch.no_grad()
+    def predict_views(
+        self, views: Sequence[View], metas: list[dict], *, rescale: bool = True
+    ) -> list[InstanceData]:
+        """``predict_by_feat`` of several views: categories and masks are means of all of them.
+
+        Masks are of the size of the first view's.
+        """
+        levels = zip(*(view.categories() for view in views), strict=True)
+        scores = flatten_cells([points_nms(torch.stack(each).mean(0)) for each in levels])
+        images = zip(scores, self._kernels_of(views), metas, strict=True)
         return [self._predict_image(*image, rescale=rescale) for image in images]
 
+    def _kernels_of(self, views: Sequence[View]) -> Iterator[Kernels]:
+        """The kernels of each image in the views of it."""
+        cells = []  # of each view, of each image
+        for view in views:
+            features = per_image(of_type(view.outputs.mask_features, view.outputs.kernels[0].dtype))
+            images = zip(features, *self._cells(view.outputs.kernels), strict=True)
+            found = [self._cell_kernels(*image) for image in images]
+            cells.append([one[self._mirrored()] for one in found] if view.is_mirrored else found)
+        is_mirrored = [view.is_mirrored for view in views]
+        for image in zip(*cells, strict=True):
+            as_they_are = is_mirrored == [False]
+            averaged = AveragedKernels(image, is_mirrored, image[0].mask_size)
+            yield image[0] if as_they_are else averaged
+
+    def _mirrored(self) -> Tensor:
+        """For each cell (cells,) the one that has its place when left and right are exchanged."""
+        column, _, grid = self.cell_positions.T
+        return torch.arange(len(column), device=column.device) + grid - 1 - 2 * column
+
     def _predict_image(
-        self,
-        scores: Tensor,
-        kernels: Tensor,
-        terms: Tensor,
-        features: MaskFeatures,
-        meta: dict,
-        *,
-        rescale: bool,
+        self, scores: Tensor, kernels: Kernels, meta: dict, *, rescale: bool
     ) -> InstanceData:
-        """Results of an image, of scores (cells, C), kernels (cells, D) and mask features."""
+        """Results of an image, of scores (cells, C) and the kernels of all cells."""
         least = self.test_cfg.min_mask_pixels
         candidates = find_candidates(
             scores,
-            self._cell_kernels(features, kernels, terms),
+            kernels,
             self.cell_strides + 1 if least is None else torch.full_like(self.cell_strides, least),
             self.test_cfg,
         )

@@ -9,11 +9,17 @@ from torch import Tensor
 
 from mmsolov2.device import check_memory
 from mmsolov2.models.decode import cpu_blocks
-from mmsolov2.models.dynamic_conv import CellKernels, KeptLogits, MaskedLogits, MaskLogits
+from mmsolov2.models.dynamic_conv import (
+    CellKernels,
+    KeptLogits,
+    Kernels,
+    MaskedLogits,
+    MaskLogits,
+)
 from mmsolov2.structures.masks import without_small_parts
 
 OVERLAP_BYTES = 24  # of each two candidates in mask NMS: six float32
-PIXEL_BYTES = dict(cpu=1)  # of a mask; elsewhere its logits and probabilities are there at once
+ALL_BYTES = 13  # of a pixel, where logits, probabilities and a copy are there at once with the mask
 
 
 @dataclass
@@ -77,7 +83,7 @@ def mask_stats(logits: MaskLogits, threshold: float) -> tuple[Tensor, Tensor, Te
 
 
 def find_candidates(
-    scores: Tensor, kernels: CellKernels, min_area: Tensor, cfg: ConfigDict
+    scores: Tensor, kernels: Kernels, min_area: Tensor, cfg: ConfigDict
 ) -> Candidates:
     """The best ``nms_pre`` pairs of cell and class of scores (cells, C), by score times maskness.
 
@@ -92,7 +98,8 @@ def find_candidates(
     scores = scores[cells, labels]
     limit = cfg.nms_pre or max(len(scores), 1)
     count = min(len(scores), limit)
-    pixels = PIXEL_BYTES.get(scores.device.type, 13) * math.prod(kernels.mask_size)
+    is_lean = scores.device.type == 'cpu' and isinstance(kernels, CellKernels)
+    pixels = (1 if is_lean else ALL_BYTES) * math.prod(kernels.mask_size)
     check_memory(
         scores.device,
         count * (pixels + OVERLAP_BYTES * count),
@@ -119,7 +126,7 @@ def measure(
     scores: Tensor,
     labels: Tensor,
     cells: Tensor,
-    kernels: CellKernels,
+    kernels: Kernels,
     min_area: Tensor,
     mask_thr: float,
 ) -> Candidates:
