@@ -1,9 +1,8 @@
 """Which pictures show the same: copies, also compressed anew or at another size."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +13,7 @@ from mmsolov2.datasets.image_files import decode_file
 
 SIDE = 32  # of the small grey picture
 LOW = 8  # frequencies kept of each direction: 64 bits
+PARTS = (slice(0, 3), slice(3, 6), slice(6, 8))  # of the 8 bytes of a hash
 MOST_BITS = 2  # in which the hashes of equal pictures may differ
 UNLIKE = 0.05  # mean difference of equal pictures, of their contrast; copies 0.04, others 0.2
 
@@ -23,7 +23,7 @@ Name = TypeVar('Name', bound=Hashable)
 class Fingerprint(NamedTuple):
     """What is kept of a picture to compare it by."""
 
-    hash: int  # 64 bits: which low frequencies are above their median
+    hash: np.ndarray  # (8,) uint8, 64 bits: which low frequencies are above their median
     grey: np.ndarray  # (32, 32) uint8
 
 
@@ -56,16 +56,7 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:LOW, :LOW].ravel()
-    bits = np.packbits(low > np.median(low[1:]))
-    return Fingerprint(int.from_bytes(bits.tobytes(), 'big'), small)
-
-
-def show_the_same(first: Fingerprint, second: Fingerprint) -> bool:
-    """Whether two pictures are copies of each other."""
-    if (first.hash ^ second.hash).bit_count() > MOST_BITS:
-        return False
-    difference = cv2.absdiff(first.grey, second.grey).mean()
-    return bool(difference <= UNLIKE * (first.grey.std() + 1))
+    return Fingerprint(np.packbits(low > np.median(low[1:])), small)
 
 
 def equal_groups(prints: Mapping[Name, Fingerprint]) -> list[list[Name]]:
@@ -73,29 +64,46 @@ def equal_groups(prints: Mapping[Name, Fingerprint]) -> list[list[Name]]:
 
     Names are in the order of ``prints``.
     """
-    leader = {name: name for name in prints}
+    names = list(prints)
+    leader = list(range(len(names)))
 
-    def first_of(name: Name) -> Name:
-        while leader[name] != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
-        return name
+    def first_of(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = leader[leader[index]]
+            index = leader[index]
+        return index
 
-    for one, other in candidates(prints):
-        heads = first_of(one), first_of(other)
-        if heads[0] != heads[1] and show_the_same(prints[one], prints[other]):
-            leader[heads[1]] = heads[0]
+    for one, other in copies(list(prints.values())):
+        leader[first_of(other)] = first_of(one)
     groups = defaultdict(list)
-    for name in prints:
-        groups[first_of(name)].append(name)
+    for index, name in enumerate(names):
+        groups[first_of(index)].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def candidates(prints: Mapping[Name, Fingerprint]) -> Iterator[tuple[Name, Name]]:
-    """Pairs of names that may be copies: if two bits differ, one third of the hash is equal."""
-    for shift in range(0, 64, 22):
-        thirds = defaultdict(list)
-        for name, one in prints.items():
-            thirds[one.hash >> shift & (1 << 22) - 1].append(name)
-        for names in thirds.values():
-            yield from combinations(names, 2)
+def copies(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
+    """The places of each picture and of the later ones that show the same.
+
+    If two bits of a hash differ, one of its three parts is equal: only such are compared.
+    """
+    if not prints:
+        return
+    hashes = np.stack([one.hash for one in prints])
+    greys = np.stack([one.grey for one in prints])
+    for part in PARTS:
+        buckets = defaultdict(list)
+        for index, key in enumerate(hashes[:, part]):
+            buckets[key.tobytes()].append(index)
+        for bucket in buckets.values():
+            for place, index in enumerate(bucket[:-1], 1):
+                rest = np.array(bucket[place:])
+                bits = np.unpackbits(hashes[rest] ^ hashes[index], axis=1).sum(1)
+                rest = rest[bits <= MOST_BITS]
+                same = rest[differences(greys[rest], greys[index]) <= UNLIKE]
+                yield from ((index, other) for other in same.tolist())
+
+
+def differences(greys: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """How far small pictures (n, 32, 32) are from one: (n,) mean difference by its contrast."""
+    apart = np.maximum(greys, grey) - np.minimum(greys, grey)
+    return apart.mean((1, 2)) / (grey.std() + 1)

@@ -120,6 +120,11 @@ FIGURE_8 = [10, 10, 40, 40, 40, 10, 10, 40]
             'annotations without a pixel in their image',
             1,
         ),
+        (
+            dict(segmentation=[[10.1, 10.1, 10.2, 10.1, 10.2, 10.2]], bbox=[10.1, 10.1, 0.1, 0.1]),
+            'annotations without a pixel in their image',
+            1,
+        ),
         (dict(segmentation=[]), 'annotations without a segmentation', 1),
         (dict(segmentation='what'), f'annotations {checks.coco_file.OTHER_SHAPE}', 1),
         (dict(bbox=[50, 40, 20, 20]), 'annotations whose boxes contradict their masks', 1),
@@ -157,6 +162,14 @@ def test_the_same_instance_twice(tmp_path, contents):
     assert counts(contents, tmp_path) == {checks.TWICE: 1}
 
 
+def test_crowds_are_no_instances(tmp_path, contents):
+    first, second, *_ = contents['train']['annotations']
+    first['iscrowd'] = second['iscrowd'] = 1
+    second['segmentation'], second['bbox'] = first['segmentation'], first['bbox']
+    found = counts(contents, tmp_path)
+    assert found == {'crowd regions (iscrowd=1)': 2, checks.EMPTY: 1}
+
+
 def test_classes(tmp_path, contents):
     for content in contents.values():
         content['categories'].append(dict(id=3, name='nowhere'))
@@ -175,6 +188,7 @@ def test_classes(tmp_path, contents):
 @pytest.mark.parametrize('wrong', [dict(images=3), dict(images=[1]), dict(categories=None)])
 def test_content_that_is_none_is_a_finding(tmp_path, contents, wrong):
     contents['train'].update(wrong)
+    contents['val']['categories'].append(dict(id=3, name='of train alone'))
     found = check(contents, tmp_path)
     assert [one.what for one in found] == [checks.WRONG_FILE]
     assert found[0].examples[0].startswith('train: ')

@@ -89,9 +89,9 @@ def load(path: Path, split: str, tree: Tree, tally: Tally) -> dict:
     for key in ('images', 'categories'):
         if key not in content:
             raise InputError(f'{path}: this is no COCO file, it lacks {key}')
-    for key in ('images', 'categories', 'annotations'):
-        if content.get(key) is not None:
-            objects_of(content, key, str(path))
+        objects_of(content, key, str(path))
+    if content.get('annotations') is not None:
+        objects_of(content, 'annotations', str(path))
     folders = picture_folders(path, split, content, tree)
     for image in content['images']:
         place_image(image, folders, split, tree, tally)

@@ -13,6 +13,7 @@ from mmsolov2.datasets.tally import Tally
 from mmsolov2.errors import InputError
 
 OWN_FOLDER = 'annotations_coco'  # where converted files go, which are no source
+ANNOTATIONS = (OWN_FOLDER, 'annotations', 'annotation', 'labels', 'coco')
 FOREIGN = ('.heic', '.heif', '.pdf', '.psd', '.svg', '.dng', '.cr2', '.nef', '.arw', '.dcm')
 SPLITS = dict(
     train='train', training='train', val='val', valid='val', validation='val', test='test',
@@ -34,21 +35,22 @@ def split_of(name: str) -> str | None:
 class Tree:
     """The files below a folder, each once, without hidden ones.
 
-    Of a file it is the folder of the file; of this, or of a folder of annotations, the next above
-    if no picture is there. What describes the pictures is looked for in ``given`` alone.
+    Of a file it is the folder of the file. Of a folder that is named as one of annotations it is
+    the next above, if no picture is there. What describes the pictures is looked for in ``given``.
 
     Raises:
         InputError: if there is no such file or folder, or it cannot be read.
     """
 
     def __init__(self, data: Path, *, with_own: bool = False) -> None:
-        if not data.exists():
+        if not os.path.exists(data):
             raise InputError(f'{data}: there is no such file or folder; give that of the data')
         self.given = data
         self.root = data.parent if data.is_file() else data
         self.with_own = with_own or self.root.name == OWN_FOLDER
-        if not self.pictures and (data.is_file() or data.name in (OWN_FOLDER, 'annotations')):
-            self.root = Path(os.path.abspath(self.root)).parent
+        place = Path(os.path.abspath(self.root))
+        if place.name.lower() in ANNOTATIONS and not self.pictures:
+            self.root = place.parent
             del self.files, self.pictures
 
     @cached_property

@@ -109,7 +109,7 @@ def located(name: str, base: str, path: Path) -> Path | None:
     bare = name
     while bare.startswith('../'):
         bare = bare.removeprefix('../')
-    places = [path.parent / base / name, path.parent / name, path.parent / bare]
+    places = [path.parent / base / name, path.parent / bare]
     return next((place for place in places if os.path.exists(place)), None)
 
 

@@ -239,6 +239,7 @@ def test_encodings(tmp_path, drawn, encoding):
     'change, message',
     [
         (dict(images=7), 'images is number, not a list'),
+        (dict(categories=None), 'categories is null, not a list'),
         (dict(annotations=['x']), r'annotations\[0\] is text'),
     ],
 )

@@ -133,6 +133,18 @@ def test_groups_are_of_one_label_and_one_picture(tmp_path, drawn):
     parts = [[10, 10, 50, 10, 50, 50], [100, 10, 150, 10, 150, 50]]
     shapes = [polygon('bolt', parts[0], 2), polygon('Mutter ü', parts[1], 2)]
     assert len(read_one(tmp_path, drawn, shapes)[1]) == 2
+    alone = [polygon('bolt', part).replace('<polygon', '<polygon group_id="0"') for part in parts]
+    assert len(read_one(tmp_path, drawn, alone)[1]) == 2
+
+
+def test_subsets_of_pictures_in_one_folder(tmp_path, drawn):
+    images = []
+    for name, subset in (('a.png', 'Train'), ('e.png', 'Validation')):
+        drawn.save(drawn.splits['val'][name == 'e.png'], tmp_path)
+        images.append(frame(drawn, name, [], subset=subset))
+    (tmp_path / 'a.xml').write_text(document(drawn, images), 'utf-8')
+    contents = find_source(tmp_path).read()
+    assert {split: len(one['images']) for split, one in contents.items()} == dict(train=1, val=1)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,18 @@ def test_no_folder_and_an_empty_one(tmp_path, name):
         find_source(tmp_path / name)
 
 
+def test_a_file_far_from_its_pictures_does_not_widen_the_search(tmp_path, drawn):
+    coco(drawn, tmp_path)
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'a.json').rename(tmp_path / 'x' / 'a.json')
+    assert find_source(tmp_path / 'x' / 'a.json').root == tmp_path / 'x'
+    (tmp_path / 'x').rename(tmp_path / 'annotations')
+    for data in (tmp_path / 'annotations' / 'a.json', tmp_path / 'annotations'):
+        source = find_source(data)
+        assert source.root == tmp_path
+        drawn.assert_same(source.read()['all'], 'train', tmp_path)
+
+
 def test_classes_are_for_masks_alone(tmp_path, drawn):
     coco(drawn, tmp_path)
     with pytest.raises(InputError, match='name their classes themselves'):
@@ -67,7 +79,7 @@ def test_what_was_converted_is_no_second_layout(tmp_path, drawn):
     own = tmp_path / 'annotations_coco'
     own.mkdir()
     (own / 'all.json').write_bytes((tmp_path / 'a.json').read_bytes())
-    assert find_source(tmp_path).evidence == tmp_path / 'a.json'
+    drawn.assert_same(find_source(tmp_path).read()['all'], 'train', tmp_path)  # of one file
     (tmp_path / 'a.json').unlink()
     for data in (tmp_path, own):
         source = find_source(data)

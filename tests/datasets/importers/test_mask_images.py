@@ -150,6 +150,24 @@ def test_the_border_of_palettes_is_no_instance(tmp_path):
     assert '1 masks whose value 255 was left out as a border' in ' '.join(source.notes)
 
 
+@pytest.mark.parametrize('palette, values', [(False, [1, 255]), (True, [254, 255]), (True, [255])])
+def test_values_of_255_that_are_instances(tmp_path, palette, values):
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for place, value in enumerate(values):
+        numbers[20 * place : 20 * place + 10, 5:30] = value
+    picture(tmp_path / 'images' / 'a.png')
+    save(tmp_path / 'masks' / 'a.png', numbers, palette)
+    assert_numbers(find_source(tmp_path).read()['all'], numbers)
+
+
+def test_two_pictures_in_a_folder_named_as_one_do_not_share_its_masks(tmp_path):
+    for seed, name in enumerate(('cells', 'other')):
+        picture(tmp_path / 'cells' / 'images' / f'{name}.png', seed)
+        save(tmp_path / 'cells' / 'masks' / f'{seed}.png', scene(seed))
+    with pytest.raises(InputError, match='no mask has the name of a picture'):
+        find_source(tmp_path).read()
+
+
 def test_a_picture_that_its_tag_turns(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -137,6 +137,7 @@ TRIANGLE = '0 0.1 0.1 0.5 0.1 0.3 0.6'
 def test_boxes_are_left_out_counted_and_said(tmp_path, drawn):
     source, found = one_label(tmp_path, drawn, f'0 .5 .5 .2 .2\n{TRIANGLE}\n\n1 .5 .5 .2 .2\n')
     assert len(found) == 1
+    source.read()  # counts anew
     assert source.notes == [
         '2 lines of labels left out, which are boxes and no masks, first labels/a.txt:1'
     ]
@@ -144,7 +145,8 @@ def test_boxes_are_left_out_counted_and_said(tmp_path, drawn):
 
 @pytest.mark.parametrize(
     'line', ['0 0.1 0.1 0.5 0.1 0.3', '0 x 0.1 0.5 0.1 0.3 0.6', '0 10 10 50 10 30 60', '0',
-             '0.5 0.1 0.1 0.5 0.1 0.3 0.6', '0 nan 0.1 0.5 0.1 0.3 0.6']
+             '0.5 0.1 0.1 0.5 0.1 0.3 0.6', '0 nan 0.1 0.5 0.1 0.3 0.6',
+             '0 0.1 0.1 0.5 0.1 0.3 0.6 0.7']
 )  # fmt: skip
 def test_lines_that_are_no_polygons(tmp_path, drawn, line):
     source, found = one_label(tmp_path, drawn, f'{TRIANGLE}\n{line}')
