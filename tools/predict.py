@@ -63,7 +63,7 @@ from mmsolov2.apis.prediction_parts import (
     places,
 )
 from mmsolov2.cli.arguments import at_least, tool_parser
-from mmsolov2.cli.config import add_cfg_options, require_images
+from mmsolov2.cli.config import add_cfg_options, add_tta, require_images, with_tta
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.shards import Shard, parse_shard
 from mmsolov2.cli.signals import stop_on_signals
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
     images = images_to_do(args.inputs, args.out_dir) if video is None else []
     capture = None if video is None else open_video(video)
     require_folder(args.out_dir / ('' if video or args.no_overlays else 'overlays'))
-    model = SOLOv2Inferencer(args.config, args.checkpoint, args.device, args.cfg_options)
+    model = SOLOv2Inferencer(args.config, args.checkpoint, args.device, with_tta(args))
     require_images(model.model.cfg, 'predict.py')
     if video is None or capture is None:
         work = work_on_images(args, model, images, shard)
@@ -292,6 +292,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help=text)
     text = 'join the parts in --out-dir to the files of all images'
     parser.add_argument('--merge', action='store_true', help=text)
+    add_tta(parser)
     add_cfg_options(parser)
     return parser.parse_args(argv)
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmsolov2.cli.config import add_tta, with_tta
 from mmsolov2.cli.errors import exit_with_message
 from mmsolov2.cli.launch import (
     add_common_options,
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show painted images in a window')
     parser.add_argument('--show-dir', help='write painted images to this folder in the work folder')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between windows')
+    add_tta(parser)
     add_common_options(parser)
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -36,6 +38,7 @@ def main() -> None:
     args = parse_args()
     stop_on_signals(within=5)
     with exit_with_message(args.config):
+        args.cfg_options = with_tta(args)
         config = read_config(args)
         config.load_from = args.checkpoint
         if args.out:

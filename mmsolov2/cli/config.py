@@ -98,6 +98,17 @@ def require_images(config: Config, what: str, split: str = 'test') -> None:
         )
 
 
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--tta``, which ``with_tta`` reads."""
+    text = 'see each image mirrored too, and average both; model.tta has other views'
+    parser.add_argument('--tta', action='store_true', help=text)
+
+
+def with_tta(args: argparse.Namespace) -> dict:
+    """The options of ``--cfg-options`` with those of ``--tta``, which they override."""
+    return {**({'model.tta': dict(flip=True)} if args.tta else {}), **(args.cfg_options or {})}
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--cfg-options``."""
     parser.add_argument(
