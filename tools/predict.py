@@ -114,6 +114,7 @@ def job_of(
         model=model_digest(model.model),
         score_thr=args.score_thr,
         batch_size=args.batch_size,
+        slice_side=args.slice,
         formats=sorted({*(args.format or ['coco'])}),
         overlays=not args.no_overlays,
     )
@@ -225,7 +226,9 @@ def run(args: argparse.Namespace) -> int:
     images = images_to_do(args.inputs, args.out_dir) if video is None else []
     capture = None if video is None else open_video(video)
     require_folder(args.out_dir / ('' if video or args.no_overlays else 'overlays'))
-    model = SOLOv2Inferencer(args.config, args.checkpoint, args.device, with_tta(args))
+    model = SOLOv2Inferencer(
+        args.config, args.checkpoint, args.device, with_tta(args), slice_side=args.slice
+    )
     require_images(model.model.cfg, 'predict.py')
     if video is None or capture is None:
         work = work_on_images(args, model, images, shard)
@@ -292,6 +295,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help=text)
     text = 'join the parts in --out-dir to the files of all images'
     parser.add_argument('--merge', action='store_true', help=text)
+    text = 'predict larger images by slices of so many pixels, which overlap'
+    parser.add_argument('--slice', type=at_least(64), metavar='SIDE', help=text)
     add_tta(parser)
     add_cfg_options(parser)
     return parser.parse_args(argv)

@@ -18,6 +18,7 @@ from mmsolov2.apis.inference import load_detector, predict_batch
 from mmsolov2.apis.pictures import Picture, PictureInput, is_one_picture, pictures_of
 from mmsolov2.apis.prediction_files import fitting
 from mmsolov2.apis.prediction_formats import encode_png
+from mmsolov2.apis.slices import predict_sliced
 from mmsolov2.errors import InputError
 from mmsolov2.fileio import require_folder, write_whole
 from mmsolov2.structures.masks import encode_rle, mask_polygons, with_bitmaps
@@ -51,7 +52,8 @@ class SOLOv2Inferencer:
 
     ``model`` is a config, by its path or shipped name, and ``weights`` its checkpoint; or one of
     both is a checkpoint of mmengine alone, whose config is read from it without running it.
-    ``device`` is ``auto``, ``cpu``, ``cuda:0`` ...
+    ``device`` is ``auto``, ``cpu``, ``cuda:0`` ... With ``slice_side`` pictures that are larger are
+    predicted by slices of so many pixels, as ``predict_sliced`` does.
 
     Raises:
         InputError: if config, checkpoint or device cannot be used, or do not fit together.
@@ -63,6 +65,7 @@ class SOLOv2Inferencer:
         weights: str | Path | None = None,
         device: str = 'auto',
         cfg_options: Mapping | None = None,
+        slice_side: int | None = None,
     ) -> None:
         if weights is None:
             model, weights = None, model
@@ -70,9 +73,12 @@ class SOLOv2Inferencer:
             raise InputError(
                 f'weights={weights}: give a checkpoint, with weights=; a config alone has none'
             )
+        if slice_side is not None and not (isinstance(slice_side, int) and slice_side >= 1):
+            raise InputError(f'slice_side={slice_side}: give a number of pixels, or None')
         options = {'model.test_cfg.mask_format': 'rle', **(cfg_options or {})}  # less memory
         self.model = load_detector(model, weights, device=device, cfg_options=options)
         self.classes = tuple(self.model.dataset_meta['classes'])
+        self.slice_side = slice_side
 
     def __call__(
         self,
@@ -191,6 +197,8 @@ class SOLOv2Inferencer:
     def _predict(self, images: list[np.ndarray]) -> list[DetDataSample | InputError]:
         """A sample of each image, or why there is none: of a batch that fails, each alone."""
         try:
+            if self.slice_side:
+                return [predict_sliced(self.model, image, self.slice_side) for image in images]
             return [sample.cpu() for sample in predict_batch(self.model, images)]
         except InputError as error:
             if len(images) == 1:

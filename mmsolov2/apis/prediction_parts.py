@@ -33,6 +33,7 @@ class Job(NamedTuple):
     model: str  # a digest of weights and settings
     score_thr: float
     batch_size: int
+    slice_side: int | None
     formats: list[str]
     overlays: bool
 
