@@ -420,8 +420,9 @@ class CocoInstanceMetric(CocoMetric):
         """MAP of each class, as ``NAME_precision``; the others are logged in a table."""
         table = [['category', *STATS[:6]]]
         figures = {}
-        for index, name in enumerate(self.dataset_meta['classes']):
-            every = precision[:, :, index, :, -1]  # (IoU, recall, area)
+        places = np.argsort(np.argsort(self.cat_ids))  # COCO's code sorts the ids
+        for place, name in zip(places, self.dataset_meta['classes'], strict=True):
+            every = precision[:, :, place, :, -1]  # (IoU, recall, area)
             values = [
                 every[..., 0],
                 *(every[np.isclose(self.iou_thrs, threshold), :, 0] for threshold in (0.5, 0.75)),

@@ -4,7 +4,7 @@ from hotcoco import COCO
 from hotcoco import COCOeval as HotCOCOeval
 from pycocotools.cocoeval import COCOeval
 
-SETTINGS = ('imgIds', 'catIds', 'iouThrs', 'recThrs', 'maxDets', 'areaRng', 'areaRngLbl', 'useCats')
+SETTINGS = ('imgIds', 'catIds', 'iouThrs', 'recThrs', 'maxDets', 'areaRng', 'areaRngLbl')
 
 
 class HotEvaluator(COCOeval):
@@ -17,12 +17,14 @@ class HotEvaluator(COCOeval):
     counting: HotCOCOeval  # from evaluate() on
 
     def evaluate(self) -> None:
-        """Match."""
+        """Match; ids are sorted, as COCO's code does."""
         truth, found = (COCO(content.dataset) for content in (self.cocoGt, self.cocoDt))
         self.counting = HotCOCOeval(truth, found, self.params.iouType)
+        for name in ('imgIds', 'catIds'):
+            setattr(self.params, name, sorted(set(getattr(self.params, name))))
         for name in SETTINGS:
-            value = getattr(self.params, name)
-            setattr(self.counting.params, name, bool(value) if name == 'useCats' else list(value))
+            setattr(self.counting.params, name, list(getattr(self.params, name)))
+        self.counting.params.useCats = bool(self.params.useCats)
         self.counting.evaluate()
 
     def accumulate(self, p: object = None) -> None:

@@ -198,6 +198,24 @@ def count(evaluator, case, kind, use_cats, max_dets):
 
 
 @pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
+def test_figures_of_classes_go_by_their_names(case, backend):
+    """The file numbers the categories in another order than the model."""
+    file, samples = case
+    figures = []
+    for classes in (CLASSES, ('cat', 'ant', 'bee')):
+        metric = CocoInstanceMetric(ann_file=file, metric='segm', classwise=True, backend=backend)
+        metric.dataset_meta = dict(classes=classes)
+        labels = torch.tensor([classes.index(name) for name in CLASSES])
+        for sample in samples:
+            found = sample['pred_instances']
+            found = {**found, 'labels': labels[found['labels']]}
+            metric.process({}, [{**sample, 'pred_instances': found}])
+        figures.append(metric.evaluate(len(samples)))
+    assert figures[0] == figures[1]
+    assert len({figures[0][f'coco/{name}_precision'] for name in CLASSES}) == len(CLASSES)
+
+
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
 def test_evaluating_twice_gives_the_same(case, backend):
     file, samples = case
     metric = CocoInstanceMetric(ann_file=file, metric=['bbox', 'segm'], backend=backend)
