@@ -25,6 +25,7 @@ WITH_EXAMPLES = [
     'mmsolov2.models.efficientnet_lite',
     'mmsolov2.models.position_terms',
     'mmsolov2.models.targets.grid_assigner',
+    'mmsolov2.report.figures',
     'mmsolov2.structures.masks',
 ]
 
