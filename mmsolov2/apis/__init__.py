@@ -9,6 +9,7 @@ from mmsolov2.apis.inference import (
     to_coco,
 )
 from mmsolov2.apis.prediction_files import PredictionFiles
+from mmsolov2.apis.reporting import report
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
 
@@ -23,6 +24,7 @@ __all__ = [
     'model_costs',
     'predict',
     'read_image',
+    'report',
     'tested_size',
     'to_coco',
 ]
