@@ -13,7 +13,7 @@ COVERED = 0.1  # and of the whole that the part covers
 KINDS = {  # how errors are called, and what they are
     'missed': 'instances for which nothing was found',
     'false': 'found without an instance of its own',
-    'duplicate': 'an instance that was found again',
+    'duplicate': 'an instance that was found again, with whatever class',
     'merged': 'one prediction over several instances',
     'split': 'one instance in several predictions',
     'class': 'the right place, the wrong class',

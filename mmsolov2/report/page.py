@@ -83,7 +83,7 @@ def page(found: Figures, pictures: Pictures, about: About) -> str:
     """The text of the file."""
     sections = [
         head(found, about), ap_section(found), curves_section(found), confusion_section(found),
-        tide_section(found), errors_section(found, pictures), extremes_section(found, pictures),
+        errors_section(found, pictures), extremes_section(found, pictures),
         cells_section(found, about), time_section(about), table_section(found, pictures, about),
     ]  # fmt: skip
     script = (FILES / 'page.js').read_text(encoding='utf-8')
@@ -130,7 +130,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = 
         texts = ''.join(f'<td>{escape(text)}</td>' for text in row)
         lines.append(f'<tr{style}>{texts}</tr>')
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
         f'<tbody>{"".join(lines)}</tbody></table></div>'
     )
 
@@ -147,8 +147,8 @@ def image(uri: str, text: str, caption: str = '') -> str:
 
 
 SECTIONS = dict(
-    ap='AP', curves='Curves', confusion='Confusion', tide='What costs AP', errors='Errors',
-    extremes='Worst and best', cells='Cells', time='Time', table='All pictures',
+    ap='AP', curves='Curves', confusion='Confusion', errors='Errors', extremes='Worst and best',
+    cells='Cells', time='Time', table='All pictures',
 )  # fmt: skip
 
 
@@ -258,12 +258,13 @@ def curves_section(found: Figures) -> str:
     names = legend(lines) if len(lines) > 1 else ''
     if len(found.classes) > CURVES:
         names += f'<p class="soft">The {CURVES} classes with most instances have curves.</p>'
+    bins = calibration_chart('Share of right predictions by score', found.calibration['bins'])
     charts = (
         ('Precision by recall', high_precision(found, recall), precise),
         ('F1 by threshold of scores', best_said(found), f1),
-        ('Scores beside the truth', calibration_said(found), calibration_chart(
-            'Share of right predictions by score', found.calibration['bins'])),
-    )  # fmt: skip
+        ('Scores beside the truth', calibration_said(found), bins),
+        ('What costs AP', tide_said(found), tide_chart(found)),
+    )
     shown = ''.join(
         f'<div><h3>{title}</h3><p>{escape(said)}</p>{chart}</div>' for title, said, chart in charts
     )
@@ -310,7 +311,8 @@ def confusion_section(found: Figures) -> str:
     if between.any():
         row, column = np.unravel_index(between.argmax(), between.shape)
         first, second = found.classes[row], found.classes[column]
-        said = f'Most often {first} is found as {second}: {between[row, column]} times. {said}'
+        times = count(int(between[row, column]), 'time')
+        said = f'Most often {first} is found as {second}: {times}. {said}'
     shown = np.r_[places, len(found.classes)]
     return section('confusion', 'Confusion of classes', said, matrix(found, counts, shown))
 
@@ -329,27 +331,29 @@ def matrix(found: Figures, counts: np.ndarray, places: np.ndarray) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(names[row])}</th>{cells}</tr>')
     return (
-        '<div class="scroll" tabindex="0"><table class="matrix"><thead><tr><td></td>'
+        '<div class="scroll"><table class="matrix"><thead><tr><td></td>'
         f'{columns}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def tide_section(found: Figures) -> str:
-    """What each type of error costs."""
-    said = (
-        'AP at an IoU of 0.5 that would be won if all errors of a type were mended, over all '
-        'scores (TIDE), and their number.'
-    )
+def tide_said(found: Figures) -> str:
+    """What costs most AP, in a sentence."""
     costs = {TIDE_NAMES[kind]: cost for kind, (cost, _) in found.tide.items()}
     worst = max(costs, key=costs.__getitem__)
-    if costs[worst] > 0:
-        said = f'Most AP is lost by errors of the type {worst}: {costs[worst]:.3f}. {said}'
-    bars = [
-        Bar(TIDE_NAMES[kind], found.tide[kind][0],
-            f'{found.tide[kind][0]:.3f} ({found.tide[kind][1]})')
-        for kind in TIDE_NAMES
-    ]  # fmt: skip
-    return section('tide', 'What costs AP', said, bar_chart('AP lost by type of error', bars))
+    most = f'Most AP is lost to the type {worst}: {costs[worst]:.3f}. ' if costs[worst] > 0 else ''
+    return (
+        f'{most}AP at an IoU of {SAME:g} that is lost to each type of error, over all scores, and '
+        'the number of errors (TIDE).'
+    )
+
+
+def tide_chart(found: Figures) -> str:
+    """What each type of error costs."""
+    bars = []
+    for kind, name in TIDE_NAMES.items():
+        cost, times = found.tide[kind]
+        bars.append(Bar(name, cost, f'{cost:.3f} ({times})'))
+    return bar_chart('AP lost by type of error', bars)
 
 
 def errors_section(found: Figures, pictures: Pictures) -> str:

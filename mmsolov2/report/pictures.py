@@ -15,7 +15,7 @@ from mmsolov2.visualization.overlay import Color, draw_instances, instance_color
 
 THUMBNAILS = 60  # pictures of the table that have one
 SHOWN = 6  # pictures, and errors of a kind, that are shown larger
-LARGE, SMALL, CROP = 262, 110, 172  # pixels of a half's longer side
+LARGE, SMALL, CROP = 254, 110, 166  # pixels of a half's longer side
 MARGIN = 0.3  # of the longer side of an error's box, around it
 GREY = (150, 150, 150)  # of what is not in an error
 QUALITY = 82  # of JPEG

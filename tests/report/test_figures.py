@@ -1,10 +1,7 @@
 """Figures of pictures of a few rectangles, and of generated sets beside COCO's code."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
@@ -15,86 +12,22 @@ from mmsolov2.report.figures import (
     average_precisions,
     best_threshold,
     confusion,
-    figures,
     panoptic_quality,
 )
-from mmsolov2.structures.masks import tight_boxes
 
 HEIGHT, WIDTH = 40, 60
-CLASSES = ('cat', 'dog')
 nan = float('nan')
-
-
-def bitmap(box):
-    x, y, width, height = box
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[y : y + height, x : x + width] = True
-    return mask
-
-
-def annotation(number, image, label, box, crowd=0):
-    mask = coco_mask.encode(np.asfortranarray(bitmap(box), np.uint8))
-    rle = dict(size=mask['size'], counts=mask['counts'].decode())
-    return dict(
-        id=number,
-        image_id=f'image-{image}',  # hotcoco would not take it
-        category_id=f'category-{label}',
-        bbox=list(box),
-        area=box[2] * box[3],
-        iscrowd=crowd,
-        segmentation=rle,
-    )
-
-
-def figures_of(folder, truths, found, *, classes=CLASSES, images=None):
-    """Figures, and the metric, of truths and found: of each image (label, box, crowd or score)."""
-    images = images or len(truths)
-    content = dict(
-        images=[
-            dict(id=f'image-{index}', file_name=f'{index}.png', height=HEIGHT, width=WIDTH)
-            for index in range(images)
-        ],
-        categories=[
-            dict(id=f'category-{label}', name=name)
-            for label, name in reversed([*enumerate(classes)])
-        ],
-        annotations=[
-            annotation(index * 100 + place, index, *one)
-            for index, entries in enumerate(truths)
-            for place, one in enumerate(entries)
-        ],
-    )
-    file = folder / 'truth.json'
-    file.write_text(json.dumps(content))
-    metric = ReportMetric(str(file))
-    metric.dataset_meta = dict(classes=classes)
-    for index, entries in enumerate(found):
-        masks = torch.tensor(
-            np.array([bitmap(box) for _, box, _ in entries]).reshape(-1, HEIGHT, WIDTH)
-        )
-        predicted = dict(
-            bboxes=tight_boxes(masks),
-            scores=torch.tensor([score for *_, score in entries], dtype=torch.float64),
-            labels=torch.tensor([label for label, *_ in entries], dtype=torch.int64),
-            masks=masks,
-        )
-        sample = dict(pred_instances=predicted, img_id=f'image-{index}', ori_shape=(HEIGHT, WIDTH))
-        metric.process({}, [sample])
-    numbers = metric.evaluate(len(found))
-    return figures(metric.counted, classes), numbers
-
-
 A, B, C = (0, 0, 10, 10), (20, 0, 10, 10), (40, 0, 10, 10)
 
 
-def test_figures_of_rectangles(tmp_path):
+def test_figures_of_rectangles(rectangles):
     """Two pictures: a cat found, a dog found as a cat, a dog missed; a cat twice, a false dog."""
     truths = [[(0, A), (1, B), (1, C)], [(0, A)]]
     found = [
         [(0, A, 0.9), (0, B, 0.8)],
         [(0, (0, 0, 10, 9), 0.7), (0, A, 0.6), (1, (0, 20, 10, 10), 0.305)],
     ]
-    result, _ = figures_of(tmp_path, truths, found)
+    result, _ = rectangles(truths, found)
     assert result.instances.tolist() == [4, 2, 2]
     # cats by score: right 0.9, wrong 0.8, right 0.7 (the first of its place), wrong 0.6
     # F1 of all: 0.9 on 2/(1+4), 0.8 on 2/(2+4), 0.7 on 4/(3+4), 0.6 on 4/(4+4), 0.305 on 4/(5+4)
@@ -117,10 +50,10 @@ def test_figures_of_rectangles(tmp_path):
     assert result.calibration['num_detections'] == 5
 
 
-def test_precision_of_rectangles(tmp_path):
+def test_precision_of_rectangles(rectangles):
     """One of two cats, a wrong one, the other cat: half of recall at 1, half at 2/3."""
     truths, found = [[(0, A), (0, B)]], [[(0, A, 0.9), (0, C, 0.8), (0, B, 0.7)]]
-    result, _ = figures_of(tmp_path, truths, found)
+    result, _ = rectangles(truths, found)
     precision = [1.0] * 51 + [2 / 3] * 50
     np.testing.assert_allclose(result.precision[1], precision)
     np.testing.assert_allclose(result.precision[0], precision)  # dogs do not count
@@ -130,10 +63,10 @@ def test_precision_of_rectangles(tmp_path):
     np.testing.assert_allclose(result.ap['bbox'][2], [nan] * 6)
 
 
-def test_crowds_are_left_out_of_all_counts(tmp_path):
+def test_crowds_are_left_out_of_all_counts(rectangles):
     truths = [[(0, (0, 0, 30, 30), 1), (0, C)]]
     found = [[(0, A, 0.9), (0, C, 0.4)]]
-    result, _ = figures_of(tmp_path, truths, found)
+    result, _ = rectangles(truths, found)
     assert result.instances.tolist() == [1, 1, 0]
     (picture,) = result.pictures
     assert picture.errors == [] and picture.match.tolist() == [0] and picture.quality == 1
@@ -150,8 +83,8 @@ def test_crowds_are_left_out_of_all_counts(tmp_path):
         ([[(0, A)]], [[(0, C, 0.2)]], 0, {'missed': 1}),  # no right one: by a threshold of 0.5
     ],
 )
-def test_where_nothing_is_right(tmp_path, truths, found, f1, kinds):
-    result, _ = figures_of(tmp_path, truths, found)
+def test_where_nothing_is_right(rectangles, truths, found, f1, kinds):
+    result, _ = rectangles(truths, found)
     np.testing.assert_equal(result.f1[0, :20], [f1] * 20)
     assert np.isnan(result.best).all() and result.threshold == 0.5
     assert result.kinds == kinds
@@ -159,8 +92,8 @@ def test_where_nothing_is_right(tmp_path, truths, found, f1, kinds):
     np.testing.assert_equal(result.ap['segm'][:, 0], [ap, ap, nan])
 
 
-def test_one_class_and_odd_names(tmp_path):
-    result, _ = figures_of(tmp_path, [[(0, A)]], [[(0, A, 1.0)]], classes=('<b>&"\'',))
+def test_one_class_and_odd_names(rectangles):
+    result, _ = rectangles([[(0, A)]], [[(0, A, 1.0)]], classes=('<b>&"\'',))
     assert result.classes == ('<b>&"\'',) and result.best[0] == 0.5  # the middle of 0 to 0.99
     assert result.ap['segm'][:, 0] == pytest.approx([1, 1])
 
@@ -190,8 +123,8 @@ def generated(seed):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_figures_are_those_of_cocos_code(tmp_path, seed):
-    result, numbers = figures_of(tmp_path, *generated(seed))
+def test_figures_are_those_of_cocos_code(rectangles, seed):
+    result, numbers = rectangles(*generated(seed))
     for kind in ('segm', 'bbox'):
         names = [f'coco/{kind}_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')]
         ours = np.nan_to_num(result.ap[kind][0], nan=-1).round(3)
@@ -199,10 +132,10 @@ def test_figures_are_those_of_cocos_code(tmp_path, seed):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_matches_are_those_of_cocos_code(tmp_path, seed):
+def test_matches_are_those_of_cocos_code(rectangles, bitmap, tmp_path, seed):
     """With its matches, by class, F1 is counted one prediction after the other."""
     truths, found = generated(seed)
-    result, _ = figures_of(tmp_path, truths, found)
+    result, _ = rectangles(truths, found)
     metric = ReportMetric(str(tmp_path / 'truth.json'))
     entries = [
         dict(
