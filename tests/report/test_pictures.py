@@ -5,12 +5,16 @@ import base64
 import cv2
 import numpy as np
 
+from mmsolov2.evaluation.instance_errors import KINDS
 from mmsolov2.report import pictures
 from mmsolov2.report.pictures import (
     CROP,
     LARGE,
+    SHOWN,
     SMALL,
+    THUMBNAILS,
     beside,
+    data_uri,
     extremes,
     make_pictures,
     worst_first,
@@ -73,6 +77,17 @@ def test_pictures_are_of_few_sizes(rectangles):
     assert max(decoded(made.worst[1]).shape) == 2 * LARGE + 4
     (crop,) = [one for one in made.crops['missed'] if one.picture.number == 1]
     assert max(decoded(crop.image).shape) == 2 * CROP + 4
+
+
+def test_pictures_of_noise_leave_room_in_ten_megabytes():
+    """Nothing is larger as JPEG; all of a page's pictures together."""
+    random = np.random.default_rng(0)
+    numbers = {LARGE: 2 * SHOWN, CROP: SHOWN * len(KINDS), SMALL: THUMBNAILS}
+    total = 0
+    for side, number in numbers.items():
+        noise = random.integers(0, 256, (side, 2 * side + 4, 3), np.uint8)
+        total += number * len(data_uri(noise))
+    assert total < 9e6
 
 
 def test_the_worst_come_first(rectangles):
