@@ -60,15 +60,7 @@ def report(
     with quiet():
         metric.evaluate(len(data))
         found = figures(metric.counted, data.metainfo['classes'])
-    about = About(
-        config=str(config),
-        checkpoint=str(checkpoint),
-        data=data.ann_file,
-        device=str(next(model.parameters()).device),
-        milliseconds=seen.milliseconds(),
-        listed=len(metric.counted['segm'].cocoGt.imgs),
-        cells=seen.cells(),
-    )
+    about = seen.about(config=str(config), checkpoint=str(checkpoint))
     write_whole(out, page(found, make_pictures(found.pictures, found.classes, seen.image), about))
     return found
 
@@ -158,6 +150,18 @@ class Seen:
         """The image (H, W, 3) uint8 BGR of a picture, as it was annotated."""
         loaded = self.load(self.data.get_data_info(self.index[number]))
         return loaded['img'].astype(np.uint8)
+
+    def about(self, *, config: str, checkpoint: str) -> About:
+        """What the page says that it is of."""
+        return About(
+            config=config,
+            checkpoint=checkpoint,
+            data=self.data.ann_file,
+            device=str(next(self.model.parameters()).device),
+            milliseconds=self.milliseconds(),
+            listed=len(self.metric.counted['segm'].cocoGt.imgs),
+            cells=self.cells(),
+        )
 
     def milliseconds(self) -> dict[str, np.ndarray]:
         """What each picture took (m,); without the first, which warms up, if there are others."""

@@ -66,6 +66,11 @@ class Figures:
         return threshold_of(self.best[0])
 
     @property
+    def top(self) -> np.ndarray:
+        """The best F1 (1 + c,)."""
+        return np.fmax.reduce(self.f1, axis=1)
+
+    @property
     def kinds(self) -> Counter[str]:
         """How many errors of each kind there are."""
         return Counter(error.kind for picture in self.pictures for error in picture.errors)

@@ -121,17 +121,21 @@ def section(name: str, title: str, said: str, content: str = '') -> str:
     return f'<section>\n{top}\n{content}\n</section>'
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False) -> str:
-    """A table of texts; with ``total`` the first row stands out."""
-    cells = ''.join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    lines = []
-    for index, row in enumerate(rows):
-        style = ' class="total"' if total and not index else ''
-        texts = ''.join(f'<td>{escape(text)}</td>' for text in row)
-        lines.append(f'<tr{style}>{texts}</tr>')
+def table(
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    groups: Sequence[tuple[str, int]] = (),
+) -> str:
+    """A table of texts; ``groups`` are names over so many columns each."""
+    above = ''.join(
+        f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in groups
+    )
+    heads = ''.join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    lines = (''.join(f'<td>{escape(text)}</td>' for text in row) for row in rows)
     return (
-        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scroll"><table><thead>{above and f"<tr>{above}</tr>"}<tr>{heads}</tr></thead>'
+        f'<tbody>{"".join(f"<tr>{line}</tr>" for line in lines)}</tbody></table></div>'
     )
 
 
@@ -154,25 +158,30 @@ SECTIONS = dict(
 
 def head(found: Figures, about: About) -> str:
     """Title, what the report is of, and its main results."""
-    masks, boxes = (found.ap[kind][0, 0] for kind in ('segm', 'bbox'))
-    pictures = count(len(found.pictures), 'picture')
-    if about.listed > len(found.pictures):
-        pictures = f'{len(found.pictures)} of the {about.listed} pictures'
-    instances = count(int(found.instances[0]), 'instance')
+    masks, boxes = (number(found.ap[kind][0, 0], 3) for kind in ('segm', 'bbox'))
     lines = [
-        f'Mask AP {number(masks, 3)}, box AP {number(boxes, 3)}.',
+        f'Mask AP {masks}, box AP {boxes}.',
         best_said(found),
         f'{errors_said(found)}.',
         time_said(about),
     ]
+    items = ''.join(f'<li>{escape(line)}</li>' for line in lines)
     links = ''.join(f'<a href="#{name}">{text}</a>' for name, text in SECTIONS.items())
     return (
-        f'<header><h1>{escape(Path(about.config).stem)}</h1>\n<p class="soft">'
-        f'{escape(f"{about.checkpoint} on {pictures} of {about.data}, with {instances}")} '
-        f'of {count(len(found.classes), "class")}</p>\n<ul class="lead">'
-        f'{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>\n'
-        f'<nav aria-label="Sections">{links}</nav></header>'
+        f'<header><h1>{escape(Path(about.config).stem)}</h1>\n'
+        f'<p class="soft">{escape(subject_said(found, about))}</p>\n'
+        f'<ul class="lead">{items}</ul>\n<nav aria-label="Sections">{links}</nav></header>'
     )
+
+
+def subject_said(found: Figures, about: About) -> str:
+    """What the report is of."""
+    pictures = count(len(found.pictures), 'picture')
+    if about.listed > len(found.pictures):
+        pictures = f'{len(found.pictures)} of the {about.listed} pictures'
+    instances = count(int(found.instances[0]), 'instance')
+    classes = count(len(found.classes), 'class')
+    return f'{about.checkpoint} on {pictures} of {about.data}, with {instances} of {classes}'
 
 
 def best_said(found: Figures) -> str:
@@ -184,9 +193,8 @@ def best_said(found: Figures) -> str:
         )
     right = sum(picture.right for picture in found.pictures)
     predicted = sum(len(picture.match) for picture in found.pictures)
-    f1 = found.f1[0, round(found.threshold * 100)]
     return (
-        f'At a threshold of {found.threshold:.2f} F1 is best: {f1:.2f} (precision '
+        f'At a threshold of {found.threshold:.2f} F1 is best: {found.top[0]:.2f} (precision '
         f'{right / predicted:.2f}, recall {right / found.instances[0]:.2f}).'
     )
 
@@ -207,29 +215,32 @@ def time_said(about: About) -> str:
 
 def ap_section(found: Figures) -> str:
     """AP by size and class."""
-    masks, boxes = found.ap['segm'], found.ap['bbox']
-    names = [
-        'class', 'instances', *AP_COLUMNS, *(f'box {name}' for name in AP_COLUMNS[:2]),
-        'threshold', 'F1',
-    ]  # fmt: skip
-    rows = []
-    for index, name in enumerate(('all', *found.classes)):
-        best = found.best[index]
-        top = found.f1[index, round(best * 100)] if not np.isnan(best) else found.f1[index, 0]
-        figures = [*masks[index], *boxes[index, :2]]
-        row = [name, str(found.instances[index]), *(number(value, 3) for value in figures)]
-        rows.append([*row, number(best), number(top)])
-    known = [(value, name) for value, name in zip(masks[1:, 0], found.classes, strict=True)
-             if not np.isnan(value)]  # fmt: skip
-    weakest = (
-        f'The weakest class is {min(known)[1]}: {min(known)[0]:.3f}. ' if len(known) > 1 else ''
-    )
+    names = ['class', 'instances', *AP_COLUMNS, *AP_COLUMNS, 'threshold', 'best']
+    size = len(AP_COLUMNS)
+    groups = (('', 2), ('masks', size), ('boxes', size), ('F1 of masks', 2))
+    rows = [ap_row(found, index, name) for index, name in enumerate(('all', *found.classes))]
     said = (
-        f'{weakest}AP is COCO’s, the mean over IoU from 0.5 to 0.95; of masks where box is not '
-        'said. Instances are small below 32², large from 96² pixels on. Threshold is the score '
-        f'from which on F1 of the class is best. {NONE} stands for none.'
+        f'{weakest_said(found)}AP is COCO’s, the mean over IoU from 0.5 to 0.95. Instances are '
+        'small below 32², large from 96² pixels on. Threshold is the score from which on F1 of the '
+        f'class is best. {NONE} stands for none.'
     )
-    return section('ap', 'AP by size and class', said, table(names, rows, total=True))
+    return section('ap', 'AP by size and class', said, table(names, rows, groups=groups))
+
+
+def ap_row(found: Figures, index: int, name: str) -> list[str]:
+    """The figures of a class, or of all."""
+    figures = [number(value, 3) for kind in ('segm', 'bbox') for value in found.ap[kind][index]]
+    best = [number(found.best[index]), number(found.top[index])]
+    return [name, str(found.instances[index]), *figures, *best]
+
+
+def weakest_said(found: Figures) -> str:
+    """Which of several classes has the lowest AP, in a sentence."""
+    pairs = zip(found.ap['segm'][1:, 0], found.classes, strict=True)
+    known = [(value, name) for value, name in pairs if not np.isnan(value)]
+    if len(known) < 2:
+        return ''
+    return f'The weakest class is {min(known)[1]}: its mask AP is {min(known)[0]:.3f}. '
 
 
 def class_lines(found: Figures, x: np.ndarray, values: np.ndarray) -> list[Line]:
@@ -243,33 +254,32 @@ def class_lines(found: Figures, x: np.ndarray, values: np.ndarray) -> list[Line]
 
 
 def curves_section(found: Figures) -> str:
-    """Precision by recall, F1 by threshold, and calibration."""
+    """Precision by recall, F1 by threshold, calibration, and what costs AP."""
     recall = np.linspace(0, 1, found.precision.shape[1])
-    precise = line_chart(
-        'Precision by recall',
-        class_lines(found, recall, found.precision),
-        x_label='recall',
-        y_label='precision',
-    )
-    best = found.best[0]
-    mark = None if np.isnan(best) else (best, found.f1[0, round(best * 100)], f'{best:.2f}')
-    lines = class_lines(found, THRESHOLDS, found.f1)
-    f1 = line_chart('F1 by threshold', lines, x_label='threshold', y_label='F1', mark=mark)
-    names = legend(lines) if len(lines) > 1 else ''
-    if len(found.classes) > CURVES:
-        names += f'<p class="soft">The {CURVES} classes with most instances have curves.</p>'
+    precision = class_lines(found, recall, found.precision)
     bins = calibration_chart('Share of right predictions by score', found.calibration['bins'])
     charts = (
-        ('Precision by recall', high_precision(found, recall), precise),
-        ('F1 by threshold of scores', best_said(found), f1),
+        ('Precision by recall', high_precision(found, recall), line_chart(
+            'Precision by recall', precision, x_label='recall', y_label='precision')),
+        ('F1 by threshold of scores', best_said(found), f1_chart(found)),
         ('Scores beside the truth', calibration_said(found), bins),
         ('What costs AP', tide_said(found), tide_chart(found)),
-    )
+    )  # fmt: skip
     shown = ''.join(
         f'<div><h3>{title}</h3><p>{escape(said)}</p>{chart}</div>' for title, said, chart in charts
     )
+    names = legend(precision) if len(precision) > 1 else ''
     said = f'Of masks, where a prediction is right from an IoU of {SAME:g} on.'
+    if len(found.classes) > CURVES:
+        said += f' The {CURVES} classes with most instances have curves of their own.'
     return section('curves', 'Curves', said, f'{names}<div class="pair">{shown}</div>')
+
+
+def f1_chart(found: Figures) -> str:
+    """F1 by threshold, with the best one marked."""
+    lines, best = class_lines(found, THRESHOLDS, found.f1), found.best[0]
+    mark = None if np.isnan(best) else (best, found.top[0], f'{best:.2f}')
+    return line_chart('F1 by threshold', lines, x_label='threshold', y_label='F1', mark=mark)
 
 
 def high_precision(found: Figures, recall: np.ndarray) -> str:
@@ -358,28 +368,26 @@ def tide_chart(found: Figures) -> str:
 
 def errors_section(found: Figures, pictures: Pictures) -> str:
     """Errors of each kind, counted, with pictures of some."""
-    parts = []
-    for kind, meaning in KINDS.items():
-        total = found.kinds[kind]
-        if not total:
-            continue
-        crops = pictures.crops[kind]
-        more = f', {len(crops)} of them shown' if len(crops) < total else ''
-        title = f'{KIND_NAMES[kind].capitalize()}: {total}'
-        figures = ''.join(
-            image(crop.image, f'{crop.picture.name}: {KIND_NAMES[kind]}', crop.picture.name)
-            for crop in crops
-        )
-        parts.append(
-            f'<h3>{title}</h3><p class="soft">{escape(meaning)}{more}</p>'
-            f'<div class="pictures">{figures}</div>'
-        )
     said = (
         f'{errors_said(found)}. Left the truth, right what is found, in the same colour where both '
         'are one; grey is not in the error. Those with the highest scores, or the largest, are '
         'shown.'
     )
+    parts = (kind_part(kind, found.kinds[kind], pictures) for kind in KINDS if found.kinds[kind])
     return section('errors', 'Errors of instances', said, ''.join(parts))
+
+
+def kind_part(kind: str, total: int, pictures: Pictures) -> str:
+    """The errors of a kind."""
+    name, crops = KIND_NAMES[kind], pictures.crops[kind]
+    more = f', {len(crops)} of them shown' if len(crops) < total else ''
+    figures = ''.join(
+        image(crop.image, f'{crop.picture.name}: {name}', crop.picture.name) for crop in crops
+    )
+    return (
+        f'<h3>{name.capitalize()}: {total}</h3><p class="soft">{escape(KINDS[kind])}{more}</p>'
+        f'<div class="pictures">{figures}</div>'
+    )
 
 
 def extremes_section(found: Figures, pictures: Pictures) -> str:
@@ -444,20 +452,24 @@ def table_section(found: Figures, pictures: Pictures, about: About) -> str:
     if len(ranked) > ROWS:
         said.append(f'{len(ranked) - ROWS} others, with a higher quality, are left out.')
     said.append('Click a column’s name to sort, again to turn round.')
-    names = ['picture', 'quality', 'instances', 'predictions', 'right', 'errors', 'kinds of errors']
-    names += ['without a cell'] if about.cells else []
-    buttons = ''.join(
-        f'<th scope="col"{" class=text" if name in ("picture", "kinds of errors") else ""}>'
-        f'<button type="button">{name}</button></th>'
-        for name in names
-    )
     rows = ''.join(table_row(picture, pictures, about.cells) for picture in ranked[:ROWS])
     content = (
-        f'{filters(found)}<div class="scroll"><table id="pictures"><thead><tr>'
-        f'<th scope="col">truth | found</th>{buttons}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>'
+        f'{filters(found)}<div class="scroll"><table id="pictures">'
+        f'<thead><tr>{table_head(about)}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
     return section('table', 'All pictures', ' '.join(said), content)
+
+
+def table_head(about: About) -> str:
+    """The names of the table's columns, buttons that sort."""
+    names = {'picture': 'text', 'quality': '', 'instances': '', 'predictions': '', 'right': ''}
+    names |= {'errors': '', 'kinds of errors': 'text'}
+    names |= {'without a cell': ''} if about.cells else {}
+    buttons = ''.join(
+        f'<th scope="col" class="{style}"><button type="button">{name}</button></th>'
+        for name, style in names.items()
+    )
+    return f'<th scope="col">truth | found</th>{buttons}'
 
 
 def filters(found: Figures) -> str:

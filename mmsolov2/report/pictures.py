@@ -1,7 +1,7 @@
 """Pictures of a report: the truth beside what was found, as JPEG in the page."""
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,22 @@ GREY = (150, 150, 150)  # of what is not in an error
 QUALITY = 82  # of JPEG
 
 Window = tuple[int, int, int, int]
+
+
+class Look(NamedTuple):
+    """How n instances are drawn."""
+
+    colors: list[Color]
+    texts: list[str]  # '' for none
+
+    def of(self, seen: Container[int] | None) -> 'Look':
+        """The look where some are seen, all by None, and the others are grey."""
+        if seen is None:
+            return self
+        return Look(
+            [color if index in seen else GREY for index, color in enumerate(self.colors)],
+            [text if index in seen else '' for index, text in enumerate(self.texts)],
+        )
 
 
 class Crop(NamedTuple):
@@ -112,29 +128,31 @@ def beside(
     An instance has the same colour in both. With ``classes`` they have names; of an ``error`` its
     surroundings are shown, and the other instances are grey and without names.
     """
-    truth, found, match = picture.truth, picture.found, picture.match.tolist()
+    truth, found = picture.truth, picture.found
     window = (0, 0, image.shape[1], image.shape[0])
     if error is not None:
         window = around(boxes_in(picture, error), window)
-    colors = [instance_color(index) for index in range(len(truth.masks))]
-    others = [instance_color(len(colors) + index) for index in range(len(match))]
-    halves = []
-    for instances, own, seen, scores in (
-        (truth, colors, error and error.truths, None),
-        (found, [colors[m] if m >= 0 else c for m, c in zip(match, others, strict=True)],
-         error and error.found, picture.scores),
-    ):  # fmt: skip
-        names = labels_of(instances, classes, scores)
-        if seen is not None:
-            own = [color if index in seen else GREY for index, color in enumerate(own)]
-            names = [name if index in seen else '' for index, name in enumerate(names)]
-        halves.append(draw(image, instances, window, side, own, names))
+    colors, own = colors_of(picture)
+    left = Look(colors, labels_of(truth, classes)).of(error and error.truths)
+    right = Look(own, labels_of(found, classes, picture.scores)).of(error and error.found)
+    halves = [
+        draw(image, instances, window, side, look)
+        for instances, look in ((truth, left), (found, right))
+    ]
     gap = np.full((halves[0].shape[0], 4, 3), 128, np.uint8)
     return data_uri(np.hstack([halves[0], gap, halves[1]]))
 
 
+def colors_of(picture: Picture) -> tuple[list[Color], list[Color]]:
+    """The colours of the truth, and of what was found: its match's, or one of its own."""
+    colors = [instance_color(index) for index in range(len(picture.truth.masks))]
+    others = [instance_color(len(colors) + index) for index in range(len(picture.match))]
+    pairs = zip(picture.match.tolist(), others, strict=True)
+    return colors, [colors[match] if match >= 0 else other for match, other in pairs]
+
+
 def labels_of(
-    instances: Instances, classes: Sequence[str] | None, scores: np.ndarray | None
+    instances: Instances, classes: Sequence[str] | None, scores: np.ndarray | None = None
 ) -> list[str]:
     """What stands at instances: class, and score if there is one."""
     if classes is None:
@@ -170,12 +188,7 @@ def around(boxes: np.ndarray, whole: Window) -> Window:
 
 
 def draw(
-    image: np.ndarray,
-    instances: Instances,
-    window: Window,
-    side: int,
-    colors: Sequence[Color],
-    texts: Sequence[str],
+    image: np.ndarray, instances: Instances, window: Window, side: int, look: Look
 ) -> np.ndarray:
     """The part of an image (H, W, 3) in a window, ``side`` pixels long, with its instances."""
     x1, y1, x2, y2 = window
@@ -186,16 +199,13 @@ def draw(
     masks, boxes = [], []
     for mask in instances.masks:
         bits = np.ascontiguousarray(coco_mask.decode(mask)[y1:y2, x1:x2])
-        masks.append(cv2.resize(bits, size, interpolation=cv2.INTER_NEAREST))
-        x, y, width, height = cv2.boundingRect(masks[-1])
+        masks.append(cv2.resize(bits, size, interpolation=cv2.INTER_NEAREST).astype(bool))
+        x, y, width, height = cv2.boundingRect(masks[-1].view(np.uint8))
         boxes.append((x, y, x + width, y + height))
     visible = [index for index, mask in enumerate(masks) if mask.any()]
+    looks = {name: [each[index] for index in visible] for name, each in look._asdict().items()}
     return draw_instances(
-        part,
-        masks=[masks[index].astype(bool) for index in visible],
-        boxes=[boxes[index] for index in visible],
-        colors=[colors[index] for index in visible],
-        texts=[texts[index] for index in visible],
+        part, masks=[masks[one] for one in visible], boxes=[boxes[one] for one in visible], **looks
     )
 
 

@@ -99,9 +99,17 @@ def test_headings_say_what_numbers_mean(rectangles):
     assert '2 of the 7 pictures of <b>.json, with 4 instances of 2 classes' in text
     assert 'A picture takes 29.0 ms on cpu: loading 2.0, network 20.0 (medians).' in text
     assert '1 of 4 instances (25.0 %) have no cell of their own' in text
-    assert 'The weakest class is dog: 0.000.' in text
+    assert 'The weakest class is dog: its mask AP is 0.000.' in text
     assert 'Most often' not in text  # at 0.61 no dog is found as a cat
     assert 'Precision is 0.9 or more' not in text and 'Precision is below 0.9' in text
+
+
+def test_a_row_has_the_figures_of_its_class(rectangles):
+    """Masks by IoU: 0.9, so that AP is 9 of 10; boxes alike. Best of 0 to 0.8 is the middle."""
+    result, _ = rectangles([[(0, A)]], [[(0, (0, 0, 10, 9), 0.8)]])
+    (cat,) = re.findall('<tr><td>cat</td>.*?</tr>', page_of(result))
+    ap = ['0.900', '1.000', '1.000', '0.900', '–', '–']
+    assert re.findall('<td>(.*?)</td>', cat) == ['cat', '1', *ap, *ap, '0.40', '1.00']
 
 
 def test_the_matrix_counts(rectangles):
@@ -143,7 +151,7 @@ def test_much_is_bounded_and_said(rectangles, monkeypatch):
     assert text.count('<tr data-classes') == 2
     assert '12 pictures, the worst first. 10 others, with a higher quality, are left out.' in text
     assert 'The 3 classes with most errors are shown, of 12.' in text
-    assert 'The 8 classes with most instances have curves.' in text
+    assert 'The 8 classes with most instances have curves of their own.' in text
     (matrix,) = re.findall('<table class="matrix">.*?</table>', text)
     shown = re.findall('<th scope="row">(.*?)</th>', matrix)
     assert shown == ['class 0', 'class 10', 'class 11', 'none']

@@ -70,6 +70,16 @@ def test_an_error_is_shown_with_its_surroundings(rectangles):
     assert near(image[80, 30], 0.6 * 90 + 0.4 * np.array(pictures.GREY))
 
 
+def test_what_is_outside_of_a_window_is_not_drawn(rectangles, monkeypatch):
+    monkeypatch.setattr(pictures, 'data_uri', lambda image: image)
+    result, _ = rectangles([[(0, A), (1, (50, 30, 5, 5))]], [[(1, (50, 30, 5, 5), 0.9)]])
+    (picture,) = result.pictures
+    options = dict(side=260, classes=result.classes, error=picture.errors[0])
+    image = beside(grey(1), picture, **options)
+    assert image.shape == (260, 524, 3)
+    assert (image[:, 264:] == 90).all()
+
+
 def test_pictures_are_of_few_sizes(rectangles):
     result, _ = rectangles(WHOLE, FOUND)
     made = make_pictures(result.pictures, result.classes, grey)
