@@ -154,7 +154,7 @@ def calibration_chart(title: str, bins: Sequence[dict]) -> str:
         height = max(y_of(0) - top, 1)
         parts += [
             f'<rect class="bar" {place} height="{height:.4g}"><title>{said}</title></rect>',
-            text((left + right) / 2, top - 4, str(one['count']), anchor='middle'),
+            text((left + right) / 2, max(top - 4, TOP + 12), str(one['count']), anchor='middle'),
         ]
     parts.append(f'<path class="equal" d="M{x_of(0)} {y_of(0)}L{x_of(1)} {y_of(1)}"/>')
     return svg(title, WIDTH, HEIGHT, ''.join(parts))

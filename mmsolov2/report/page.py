@@ -21,6 +21,7 @@ from mmsolov2.report.pictures import SHOWN, Pictures, worst_first
 ROWS = 2000  # pictures in the table, at most
 CURVES = 8  # classes with a curve of their own, at most: as many as there are colours
 CELLS = 20  # classes in the confusion matrix, at most
+UPRIGHT = 9  # columns of it, above which their names stand upright
 NONE = '–'
 KIND_NAMES = dict(
     missed='missed', false='false alarm', duplicate='duplicate', merged='merged', split='split',
@@ -341,7 +342,8 @@ def matrix(found: Figures, counts: np.ndarray, places: np.ndarray) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(names[row])}</th>{cells}</tr>')
     return (
-        '<div class="scroll"><table class="matrix"><thead><tr><td></td>'
+        f'<div class="scroll"><table class="matrix{" upright" if len(places) > UPRIGHT else ""}">'
+        '<thead><tr><td></td>'
         f'{columns}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 

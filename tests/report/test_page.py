@@ -117,7 +117,7 @@ def test_the_matrix_counts(rectangles):
     result, _ = rectangles(truths, found)
     text = page_of(result)
     assert 'Most often dog is found as cat: 3 times.' in text
-    (matrix,) = re.findall('<table class="matrix">.*?</table>', text)
+    (matrix,) = re.findall('<table class="matrix.*?</table>', text)
     assert re.findall(r'">(\d*)</td>', matrix) == ['3', '', '', '3', '', '', '', '', '']
 
 
@@ -152,9 +152,17 @@ def test_much_is_bounded_and_said(rectangles, monkeypatch):
     assert '12 pictures, the worst first. 10 others, with a higher quality, are left out.' in text
     assert 'The 3 classes with most errors are shown, of 12.' in text
     assert 'The 8 classes with most instances have curves of their own.' in text
-    (matrix,) = re.findall('<table class="matrix">.*?</table>', text)
+    (matrix,) = re.findall('<table class="matrix.*?</table>', text)
+    assert 'upright' not in matrix
     shown = re.findall('<th scope="row">(.*?)</th>', matrix)
     assert shown == ['class 0', 'class 10', 'class 11', 'none']
+
+
+def test_names_of_many_columns_stand_upright(rectangles):
+    for number_of_classes in (8, 9):
+        classes = tuple(f'class {index}' for index in range(number_of_classes))
+        result, _ = rectangles([[(0, A)]], [[(0, A, 0.9)]], classes=classes)
+        assert ('<table class="matrix upright">' in page_of(result)) == (number_of_classes == 9)
 
 
 def test_numbers():
