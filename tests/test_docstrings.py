@@ -29,6 +29,10 @@ WITH_EXAMPLES = [
     'mmsolov2.models.dynamic_conv',
     'mmsolov2.models.position_terms',
     'mmsolov2.models.targets.grid_assigner',
+    'mmsolov2.report.charts',
+    'mmsolov2.report.figures',
+    'mmsolov2.report.page',
+    'mmsolov2.report.pictures',
     'mmsolov2.structures.masks',
 ]
 

@@ -34,9 +34,10 @@ ROOMS = {  # what a module or a folder of the package may import of it, beside i
     'evaluation': 'errors registry structures datasets',
     'visualization.statistics': 'datasets',
     'visualization': 'registry',
+    'report': 'datasets evaluation visualization',
     'engine': 'errors fileio registry datasets models.state_dicts',
     'cli': 'errors fileio models.state_dicts',
-    'apis': 'errors fileio registry structures datasets models visualization cli',
+    'apis': 'errors fileio registry structures datasets models visualization report cli',
     'converters': 'errors registry models cli',
 }
 OUTSIDE = {  # what some rooms alone may import from elsewhere, beside Python's own modules

@@ -131,6 +131,7 @@ def test_the_wheel_carries_configs_tools_and_the_index(wheel):
     ).stdout.split()
     assert len(tracked) > 20
     assert {f'mmsolov2/.mim/{name}' for name in tracked} <= names
+    assert {'mmsolov2/report/page.css', 'mmsolov2/report/page.js'} <= names
     assert not [name for name in names if name.endswith('.pyc')]
 
 
@@ -148,7 +149,14 @@ def test_mim_trains_tests_and_predicts(config, checkpoint, run, tiny_shapes):
 
 @pytest.mark.parametrize(
     'tool',
-    ['convert_checkpoint', 'reproduce_ablations', 'browse_targets', 'model_costs', 'benchmark'],
+    [
+        'convert_checkpoint',
+        'reproduce_ablations',
+        'browse_targets',
+        'model_costs',
+        'benchmark',
+        'report',
+    ],
 )
 def test_every_tool_starts_from_the_wheel(tool, run):
     """What ``mim run`` calls; its own -h hides the tool's."""

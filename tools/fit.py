@@ -7,7 +7,8 @@ told before the training, which a second call goes on with. Below --out are
 - ``NAME.py``: the config, to read, edit, inherit, and to run with tools/train.py,
 - ``train/``: logs, curves and checkpoints; the best one is ``best_….pth``,
 - ``test/``: the figures of the best checkpoint on the validation pictures,
-- ``predictions/``: overlays of validation pictures.
+- ``predictions/``: overlays of validation pictures,
+- ``report.html``: what the model does and gets wrong, if ``mmsolov2[report]`` is installed.
 """
 
 import argparse

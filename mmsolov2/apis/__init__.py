@@ -11,6 +11,7 @@ from mmsolov2.apis.inference import (
     to_coco,
 )
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
+from mmsolov2.apis.reporting import report
 from mmsolov2.apis.supervision import to_supervision
 from mmsolov2.cli.config import find_config
 from mmsolov2.visualization.overlay import draw_overlay
@@ -29,6 +30,7 @@ __all__ = [
     'predict',
     'predict_batch',
     'read_image',
+    'report',
     'tested_size',
     'to_coco',
     'to_supervision',

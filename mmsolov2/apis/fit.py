@@ -1,5 +1,6 @@
 """From a folder of labelled pictures to a trained model, one step after the other."""
 
+import importlib.util
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ from mmengine.registry import init_default_scope
 
 from mmsolov2.apis.configure import Settings, choose_model, leaf, propose
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
+from mmsolov2.apis.reporting import report
 from mmsolov2.cli.config import open_config
 from mmsolov2.cli.launch import CheckedRunner, build_loops
 from mmsolov2.cli.resume import require_same_training
@@ -96,6 +98,7 @@ def fit(
     checkpoint = train(config, folder / 'train', seed)
     figures = evaluate(config, checkpoint, folder / 'test')
     draw(config, checkpoint, folder / 'predictions')
+    show(config, checkpoint, folder / 'report.html')
     say('done', f'mask AP {figures["coco/segm_mAP"]:.3f}, box AP {figures["coco/bbox_mAP"]:.3f}')
     say('use it', f'python tools/predict.py PHOTOS --checkpoint {checkpoint} --out-dir outputs')
     return Fitted(config, checkpoint, figures)
@@ -276,3 +279,13 @@ def draw(file: Path, checkpoint: Path, folder: Path) -> None:
         inferencer = SOLOv2Inferencer(config, checkpoint)
         inferencer([info['img_path'] for info in infos], out_dir=folder)
     say('look', f'{folder / "vis"}: {len(infos)} validation pictures with what was found')
+
+
+def show(file: Path, checkpoint: Path, page: Path) -> None:
+    """The report of a checkpoint on the validation pictures, where what it needs is installed."""
+    if importlib.util.find_spec('hotcoco') is None:
+        say('report', "none: pip install 'mmsolov2[report]', and call this once more")
+        return
+    with quiet():
+        report(file, checkpoint, page)
+    say('report', f'{page}: open it in a browser')

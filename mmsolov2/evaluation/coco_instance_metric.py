@@ -20,7 +20,8 @@ from mmsolov2.errors import InputError
 from mmsolov2.registry import METRICS
 from mmsolov2.structures.masks import encode_rle
 
-BACKENDS = ('pycocotools', 'faster')
+BACKENDS = ('pycocotools', 'faster', 'hotcoco')
+PACKAGES = dict(faster='faster-coco-eval>=1.8,<2', hotcoco='hotcoco>=1.3,<2')
 STATS = (  # what COCOeval.stats are called here, whatever the numbers of proposals are
     'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
     'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
@@ -40,24 +41,30 @@ def find_evaluator(backend: str) -> type:
     if backend == 'pycocotools':
         return COCOeval
     try:
+        if backend == 'hotcoco':
+            from mmsolov2.evaluation.hot_evaluator import HotEvaluator
+
+            return HotEvaluator
         from mmsolov2.evaluation.faster_evaluator import FasterEvaluator
+
+        return FasterEvaluator
     except ImportError as error:
         raise InputError(
-            "CocoInstanceMetric: backend='faster' needs the package faster-coco-eval: "
-            f"pip install 'faster-coco-eval>=1.8,<2'; or set backend='pycocotools' ({error})"
+            f'CocoInstanceMetric: backend={backend!r} needs a package: pip install '
+            f"{PACKAGES[backend]!r}; or set backend='pycocotools' ({error})"
         ) from error
-    return FasterEvaluator
 
 
-def check_ids(file: str, dataset: dict) -> None:
-    """Raise InputError for ids that faster-coco-eval refuses or, beyond 2**53, mixes up."""
+def check_ids(file: str, dataset: dict, backend: str) -> None:
+    """Raise InputError for ids that packages refuse or, beyond 2**53, mix up."""
     entries = [*dataset['images'], *dataset['categories'], *dataset.get('annotations', [])]
     for entry in entries:
         for key in {'id', 'image_id', 'category_id'} & entry.keys():
             if not isinstance(entry[key], int) or not 0 <= entry[key] < 2**53:
                 raise InputError(
-                    f"{file}: CocoInstanceMetric with backend='faster' takes ids that are integers "
-                    f"from 0 to 2**53, not {key} {entry[key]!r}; set backend='pycocotools'"
+                    f'{file}: CocoInstanceMetric with backend={backend!r} takes ids that are '
+                    f'integers from 0 to 2**53, not {key} {entry[key]!r}; set '
+                    "backend='pycocotools'"
                 )
 
 
@@ -154,10 +161,11 @@ def average_recalls(
 class CocoInstanceMetric(CocoMetric):
     """mmdet's CocoMetric, faster, and on ground truth that COCO's own code trips over.
 
-    With ``backend='faster'`` the package faster-coco-eval matches and counts, in C++; the figures
-    are those of pycocotools. Predictions go through JSON files only if ``outfile_prefix`` asks for
-    them. ``iou_thrs`` may be a number, a list or an array. mAP counts 100 instances an image, or,
-    if ``proposal_nums`` lacks 100, its last number. Without a single prediction figures are 0.
+    With ``backend='faster'`` the package faster-coco-eval matches and counts, in C++, and with
+    ``backend='hotcoco'`` the package hotcoco, in Rust; the figures are those of pycocotools.
+    Predictions go through JSON files only if ``outfile_prefix`` asks for them. ``iou_thrs`` may be
+    a number, a list or an array. mAP counts 100 instances an image, or, if ``proposal_nums`` lacks
+    100, its last number. Without a single prediction figures are 0.
 
     The file is read as in training (``CheckedCOCO``), and what is left out is logged alike; the
     figures count annotations marked with ``ignore``, as those of pycocotools do. Labels go by the
@@ -199,8 +207,8 @@ class CocoInstanceMetric(CocoMetric):
         self.ann_file = ann_file
         if ann_file is not None:
             self._read(ann_file)
-            if backend == 'faster':
-                check_ids(ann_file, self._coco_api.dataset)
+            if backend != 'pycocotools':
+                check_ids(ann_file, self._coco_api.dataset, backend)
 
     def _read(self, ann_file: str) -> None:
         """Read the ground truth."""
@@ -412,8 +420,9 @@ class CocoInstanceMetric(CocoMetric):
         """MAP of each class, as ``NAME_precision``; the others are logged in a table."""
         table = [['category', *STATS[:6]]]
         figures = {}
-        for index, name in enumerate(self.dataset_meta['classes']):
-            every = precision[:, :, index, :, -1]  # (IoU, recall, area)
+        places = np.argsort(np.argsort(self.cat_ids))  # COCO's code sorts the ids
+        for place, name in zip(places, self.dataset_meta['classes'], strict=True):
+            every = precision[:, :, place, :, -1]  # (IoU, recall, area)
             values = [
                 every[..., 0],
                 *(every[np.isclose(self.iou_thrs, threshold), :, 0] for threshold in (0.5, 0.75)),

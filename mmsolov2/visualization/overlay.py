@@ -4,7 +4,7 @@ Everything scales with the image, colours are those of the instances, and text i
 Pillow, which smooths small letters and knows more than ASCII.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -128,16 +128,34 @@ def decoded(masks: torch.Tensor | Sequence[dict]) -> Iterator[np.ndarray]:
 def draw_overlay(image: np.ndarray, sample: DetDataSample, classes: Sequence[str]) -> np.ndarray:
     """The image (H, W, 3) uint8 BGR with the sample's ``pred_instances`` drawn, the best on top."""
     found = sample.pred_instances
-    boxes, width = found.bboxes.tolist(), line_width(image)
-    picture = image.copy()
-    colors = [instance_color(index) for index in range(len(boxes))]
-    worst_first = list(zip(decoded(found.masks), colors, boxes, strict=True))[::-1]
-    for mask, color, box in worst_first:
+    names = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+    return draw_instances(
+        image,
+        masks=decoded(found.masks),
+        boxes=found.bboxes.tolist(),
+        colors=[instance_color(index) for index in range(len(found))],
+        texts=[f'{classes[label]} {score:.2f}' for label, score in names],
+    )
+
+
+def draw_instances(
+    image: np.ndarray,
+    *,
+    masks: Iterable[np.ndarray],
+    boxes: Sequence[Sequence[float]],
+    colors: Sequence[Color],
+    texts: Sequence[str],
+) -> np.ndarray:
+    """The image (H, W, 3) uint8 BGR with n instances, the first on top.
+
+    Masks are (H, W) bool, boxes xyxy. An instance without a text has no label.
+    """
+    picture, width = image.copy(), line_width(image)
+    for mask, color, box in list(zip(masks, colors, boxes, strict=True))[::-1]:
         x1, y1, x2, y2 = (int(side) for side in box)
         mask = mask[y1:y2, x1:x2]
         tint(picture[y1:y2, x1:x2], mask, color)
         outline(picture, mask, color, width, (x1, y1))
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color, max(1, width // 2))
-    names = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
-    texts = [f'{classes[label]} {score:.2f}' for label, score in names]
-    return draw_labels(picture, list(zip(texts, boxes, colors, strict=True)), font_size(image))
+    labels = [label for label in zip(texts, boxes, colors, strict=True) if label[0]]
+    return draw_labels(picture, labels, font_size(image))

@@ -39,7 +39,8 @@ def test_one_command_and_once_more(shapes, tiny_config, tmp_path, run_python):
     first = run_python(*command, '--epochs', 2).stdout
     words = [line.split(' ')[0] for line in first.splitlines() if not line[:2].isdigit()]
     kept = [word for word in words if word]
-    assert kept == ['data', 'train', 'val', 'model', 'plan', 'config', 'look', 'done', 'use']
+    first_words = ['data', 'train', 'val', 'model', 'plan', 'config']
+    assert kept == [*first_words, 'look', 'report', 'done', 'use']
     assert 'creating index' not in first
     assert 'System environment' not in first
     folder = tmp_path / 'out'
@@ -48,6 +49,7 @@ def test_one_command_and_once_more(shapes, tiny_config, tmp_path, run_python):
     assert len(list((folder / 'predictions/vis').glob('*.png'))) == 2
     (log,) = (folder / 'train').glob('*/*.log')
     assert 'System environment' in log.read_text()
+    assert '<title>' in (folder / 'report.html').read_text()
     (folder / 'train' / 'done').unlink()  # as if it was stopped between the last two steps
     second = run_python(*command, '--epochs', 2).stdout
     assert 'goes on' in second

@@ -251,7 +251,7 @@ def test_ids_of_annotations_may_be_anything(tmp_path, ids):
             del entry['id']
     file = write(tmp_path, entries)
     assert len(build(file).get_data_info(0)['instances']) == 2
-    for backend in ('pycocotools', 'faster'):
+    for backend in ('pycocotools', 'faster', 'hotcoco'):
         metric = CocoInstanceMetric(file, metric='segm', backend=backend)
         assert list(metric._coco_api.anns) == [1, 2]
 

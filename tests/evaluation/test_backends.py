@@ -1,4 +1,4 @@
-"""Every backend and mask format gives mmdet's figures; the faster COCOeval equals pycocotools."""
+"""Every backend and mask format gives mmdet's figures; each COCOeval equals pycocotools'."""
 
 import json
 import pickle
@@ -74,10 +74,9 @@ def predict(random, outlines, count):
     )
 
 
-@pytest.fixture(scope='module')
-def case(tmp_path_factory):
+def generate(folder, seed):
     """An annotation file with ids from 0, and the data samples of its images, masks as bitmaps."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     annotations, samples = [], []
     for image, (truths, found) in enumerate(zip(TRUTHS, FOUND, strict=True)):
         outlines = [polygon(random) for _ in range(truths)]
@@ -93,9 +92,15 @@ def case(tmp_path_factory):
         categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES)],
         annotations=annotations,
     )
-    file = tmp_path_factory.mktemp('case') / 'instances.json'
+    file = folder / 'instances.json'
     file.write_text(json.dumps(content))
     return str(file), samples
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+    """An annotation file and the data samples of its images."""
+    return generate(tmp_path_factory.mktemp('case'), seed=0)
 
 
 def with_ids_from_1(file):
@@ -133,7 +138,7 @@ def theirs(file, samples, folder, **options):
         dict(metric='segm', proposal_nums=(3, 5, 7), metric_items=['mAP_50', 'AR@1000']),
     ],
 )
-@pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
 @pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
 def test_figures_are_those_of_mmdet(case, tmp_path, options, backend, mask_format):
     file, samples = case
@@ -147,15 +152,28 @@ def test_figures_are_those_of_mmdet(case, tmp_path, options, backend, mask_forma
 @pytest.mark.parametrize('kind', ['bbox', 'segm'])
 @pytest.mark.parametrize('use_cats', [0, 1])
 @pytest.mark.parametrize('max_dets', [[1, 10, 100], [100, 300, 1000], [3, 5, 7]])
-def test_the_faster_evaluator_is_exact(case, kind, use_cats, max_dets):
-    _file, _samples = case
+@pytest.mark.parametrize(('backend', 'tolerance'), [('faster', 1e-12), ('hotcoco', 0)])
+def test_evaluators_are_exact(case, backend, tolerance, kind, use_cats, max_dets):
     counted = [
-        count(find_evaluator(backend), case, kind, use_cats, max_dets)
-        for backend in ('pycocotools', 'faster')
+        count(find_evaluator(name), case, kind, use_cats, max_dets)
+        for name in ('pycocotools', backend)
     ]
     for theirs, ours in zip(*counted, strict=True):
         assert np.shape(ours) == np.shape(theirs) and np.size(ours)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize('seed', range(1, 7))
+def test_hotcoco_is_exact_to_the_last_bit_on_other_sets(tmp_path, seed):
+    case = generate(tmp_path, seed)
+    for kind in ('bbox', 'segm'):
+        counted = [
+            count(find_evaluator(name), case, kind, 1, [1, 10, 100])
+            for name in ('pycocotools', 'hotcoco')
+        ]
+        for theirs, ours in zip(*counted, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert counted[1][-1][0] > 0.01  # mAP
 
 
 def count(evaluator, case, kind, use_cats, max_dets):
@@ -179,14 +197,32 @@ def count(evaluator, case, kind, use_cats, max_dets):
     return *(counting.eval[name] for name in ('precision', 'recall', 'scores')), counting.stats
 
 
-@pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
+def test_figures_of_classes_go_by_their_names(case, backend):
+    """The file numbers the categories in another order than the model."""
+    file, samples = case
+    figures = []
+    for classes in (CLASSES, ('cat', 'ant', 'bee')):
+        metric = CocoInstanceMetric(ann_file=file, metric='segm', classwise=True, backend=backend)
+        metric.dataset_meta = dict(classes=classes)
+        labels = torch.tensor([classes.index(name) for name in CLASSES])
+        for sample in samples:
+            found = sample['pred_instances']
+            found = {**found, 'labels': labels[found['labels']]}
+            metric.process({}, [{**sample, 'pred_instances': found}])
+        figures.append(metric.evaluate(len(samples)))
+    assert figures[0] == figures[1]
+    assert len({figures[0][f'coco/{name}_precision'] for name in CLASSES}) == len(CLASSES)
+
+
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
 def test_evaluating_twice_gives_the_same(case, backend):
     file, samples = case
     metric = CocoInstanceMetric(ann_file=file, metric=['bbox', 'segm'], backend=backend)
     assert evaluate(metric, samples) == evaluate(metric, samples)
 
 
-@pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
 def test_nothing_found_has_figures_of_zero(case, backend):
     """So that the best checkpoint and early stopping have something to go by."""
     file, _ = case
@@ -205,7 +241,7 @@ def test_nothing_found_has_figures_of_zero(case, backend):
     assert figures['coco/AR@100'] == figures['coco/AR_m@1000'] == 0
 
 
-@pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
+@pytest.mark.parametrize('backend', ['pycocotools', 'faster', 'hotcoco'])
 def test_ground_truth_from_the_samples(case, backend):
     """Without an annotation file the samples bring their instances."""
     _, samples = case
@@ -256,25 +292,34 @@ def test_pycocotools_is_the_default(case):
 
 def test_an_unknown_backend_is_refused():
     config = dict(type='mmsolov2.CocoInstanceMetric', backend='fast')
-    with pytest.raises(InputError, match=r"one of \('pycocotools', 'faster'\), not 'fast'"):
+    with pytest.raises(InputError, match=r"one of .*'faster', 'hotcoco'\), not 'fast'"):
         METRICS.build(config)
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'mmsolov2.evaluation.faster_evaluator', raising=False)
-    monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
-    with pytest.raises(InputError, match="pip install 'faster-coco-eval>=1.8,<2'"):
-        CocoInstanceMetric(backend='faster')
+@pytest.mark.parametrize(
+    ('backend', 'ours', 'package', 'requirement'),
+    [
+        ('faster', 'faster_evaluator', 'faster_coco_eval', 'faster-coco-eval>=1.8,<2'),
+        ('hotcoco', 'hot_evaluator', 'hotcoco', 'hotcoco>=1.3,<2'),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, backend, ours, package, requirement):
+    monkeypatch.delitem(sys.modules, f'mmsolov2.evaluation.{ours}', raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"pip install '{requirement}'"):
+        CocoInstanceMetric(backend=backend)
 
 
-def test_several_processes_are_for_pycocotools():
-    with pytest.raises(InputError, match="use_mp_eval=True does not go with backend='faster'"):
-        CocoInstanceMetric(backend='faster', use_mp_eval=True)
+@pytest.mark.parametrize('backend', ['faster', 'hotcoco'])
+def test_several_processes_are_for_pycocotools(backend):
+    with pytest.raises(InputError, match=f"use_mp_eval=True does not go with backend='{backend}'"):
+        CocoInstanceMetric(backend=backend, use_mp_eval=True)
 
 
+@pytest.mark.parametrize('backend', ['faster', 'hotcoco'])
 @pytest.mark.parametrize('number', ['a', -1, 2**53])
 @pytest.mark.parametrize('entries', ['images', 'categories'])
-def test_ids_that_are_no_numbers_are_refused(case, tmp_path, entries, number):
+def test_ids_that_are_no_numbers_are_refused(case, tmp_path, entries, number, backend):
     content = json.loads(open(case[0]).read())
     key = dict(images='image_id', categories='category_id')[entries]
     for one in content['annotations']:
@@ -282,6 +327,6 @@ def test_ids_that_are_no_numbers_are_refused(case, tmp_path, entries, number):
     content[entries][0]['id'] = number
     file = tmp_path / 'odd.json'
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r'odd\.json: .*not id .*; set backend'):
-        CocoInstanceMetric(ann_file=str(file), backend='faster')
+    with pytest.raises(InputError, match=r'odd\.json: .*not id .*; set backend=.py'):
+        CocoInstanceMetric(ann_file=str(file), backend=backend)
     CocoInstanceMetric(ann_file=str(file))

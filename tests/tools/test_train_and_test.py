@@ -246,8 +246,8 @@ def test_two_processes_train_also_without_instances(
             'model.mask_head.position_terms=bias',
             "position_terms=None, the model 'bias': to train on",
         ),
-        ('test', 'test_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
-        ('train', 'val_evaluator.backend=fast', "one of ('pycocotools', 'faster'), not 'fast'"),
+        ('test', 'test_evaluator.backend=fast', "('pycocotools', 'faster', 'hotcoco'), not 'fast'"),
+        ('train', 'val_evaluator.backend=fast', "('pycocotools', 'faster', 'hotcoco'), not 'fast'"),
     ],
 )
 def test_a_wrong_config_is_one_line(
