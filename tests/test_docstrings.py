@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
     'mmsolov2.apis.configure',
+    'mmsolov2.apis.slices',
     'mmsolov2.cli.checkpoint_config',
     'mmsolov2.cli.options',
     'mmsolov2.cli.shards',
