@@ -85,6 +85,8 @@ def fit(
         InputError: if the data cannot be used, an argument is wrong, or the folder is of another
             fit.
     """
+    if (minutes is not None and not minutes > 0) or (epochs is not None and epochs < 1):
+        raise InputError(f'minutes={minutes}, epochs={epochs}: give more than none')
     folder = Path(out_dir or Path('work_dirs') / Path(data).resolve().stem)
     asked = dict(
         data=str(Path(data).resolve()), model=model, weights=weights, epochs=epochs,
@@ -181,7 +183,12 @@ def prepare(asked: Mapping, folder: Path) -> tuple[dict[str, Path], Path, Statis
             say(finding.level, f'{example}: {finding.remedy}')
     contents = usable(contents, root)
     if not {'train', 'val'} <= contents.keys():
-        (whole,) = (content for name, content in contents.items() if name != 'test')
+        whole = contents.get('train', contents.get('all'))
+        if whole is None:
+            raise InputError(
+                f'{asked["data"]}: there is nothing to train on, only {", ".join(contents)}: add '
+                'pictures to train on, or give the file of those that are to be split'
+            )
         contents = split(whole, val_share=asked['val_share'], seed=asked['seed'], root=root)
     files = {}
     for name in ('train', 'val'):

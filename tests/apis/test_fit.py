@@ -111,6 +111,20 @@ def test_data_that_cannot_be_used(shapes, tmp_path, fault, message):
     assert not (tmp_path / 'out').exists()
 
 
+def test_pictures_to_test_alone_do_not_train(tiny_shapes, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(tiny_shapes / 'val', data / 'test')
+    shutil.copy(tiny_shapes / 'annotations/val.json', data / 'test.json')
+    with pytest.raises(InputError, match='nothing to train on, only test'):
+        prepare(asked(data), tmp_path / 'out')
+
+
+@pytest.mark.parametrize('length', [dict(minutes=0), dict(minutes=-3.5), dict(epochs=0)])
+def test_no_time_to_train(tmp_path, length):
+    with pytest.raises(InputError, match='give more than none'):
+        fit(tmp_path, tmp_path / 'out', **length)
+
+
 def test_nothing_that_is_known(tmp_path):
     (tmp_path / 'notes.txt').write_text('none')
     with pytest.raises(InputError, match='Layouts understood'):
