@@ -192,7 +192,10 @@ class SOLOv2(BaseDetector):
                 for images, is_mirrored in self.views(batch_inputs, divisor)
             ]
         metas = [sample.metainfo for sample in batch_data_samples]
-        results = self.mask_head.predict_views(views, metas, rescale=rescale)
+        if len(views) == 1:
+            results = self.mask_head.predict_by_feat(*views[0].outputs, metas, rescale=rescale)
+        else:
+            results = self.mask_head.predict_views(views, metas, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def precision(self, device: str) -> AbstractContextManager:

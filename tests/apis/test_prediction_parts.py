@@ -20,7 +20,7 @@ from mmsolov2.apis.prediction_parts import (
 from mmsolov2.cli.shards import Shard
 from mmsolov2.errors import InputError
 
-JOB = Job('/photos', 10, 'n1', ['a'], 'm1', 0.3, 4, ['coco'], True)
+JOB = Job('/photos', 10, 'n1', ['a'], 'm1', 0.3, 4, None, ['coco'], True)
 
 
 def done(place: int) -> dict:
@@ -116,6 +116,7 @@ def test_an_earlier_run_is_kept_once(tmp_path):
         (dict(model='m2'), 'the model has other weights or settings'),
         (dict(formats=['csv']), r"formats is \['coco'\] there, and \['csv'\] here"),
         (dict(batch_size=1), 'batch_size is 4 there, and 1 here'),
+        (dict(slice_side=512), 'slice_side is None there, and 512 here'),
     ],
 )
 def test_another_job_is_not_gone_on_with_nor_joined(tmp_path, changes, said):
