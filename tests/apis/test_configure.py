@@ -43,7 +43,7 @@ def made(count, size, side, *, each=5, seed=0):
     ('size', 'side', 'expected'),
     [
         ((600, 800), 80, (400, 300)),  # halved: 40 pixels are enough
-        ((256, 256), 10, (512, 512)),  # twice at most
+        ((256, 256), 10, (384, 384)),  # half as large again at most
         ((256, 256), 30, (341, 341)),
         ((1200, 1600), 20, (512, 384)),  # no larger than this on a CPU
         ((600, 800), 400, (256, 192)),  # no smaller
@@ -51,6 +51,14 @@ def made(count, size, side, *, each=5, seed=0):
 )
 def test_scale(size, side, expected):
     assert input_scale(made(3, size, side), 512) == expected
+
+
+def test_less_area_where_time_is_short():
+    pictures = made(3, (600, 800), 40)
+    assert input_scale(pictures, 1333) == (800, 600)
+    assert input_scale(pictures, 1333, 0.25) == (400, 300)
+    assert input_scale(pictures, 1333, 0.01) == (256, 192)
+    assert propose(pictures, R18, 'cuda', share=0.25).scale == (400, 300)
 
 
 def test_published_ranges():
