@@ -30,12 +30,13 @@ SIDE = 40  # pixels of the network's input that three of four instances shall me
 MAGNIFIED = 1.5  # at most
 LONGEST = dict(cpu=512, cuda=1333)  # side of the network's input
 SHORTEST = 192
-CROWDED = 0.02  # share of instances without a cell of their own from which on grids get finer
+CROWDED = 0.005  # share of instances without a cell of their own from which on grids get finer
 FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 BATCH = 4
 EPOCH_ITERATIONS = 25  # at least: few pictures are repeated
 ITERATIONS = dict(trained=1000, scratch=2000)  # of a training, by what the backbone starts from
 LEAST_EPOCHS = 12
+LEAST_ITERATIONS = 360  # that a given time shall allow: pictures are smaller for it
 VALIDATIONS = 10
 WARM_UP = 0.1  # of the training,
 LONGEST_WARM_UP = 50  # iterations

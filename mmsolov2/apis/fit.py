@@ -20,7 +20,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from mmsolov2.apis.configure import LEAST_EPOCHS, Settings, choose_model, leaf, propose
+from mmsolov2.apis.configure import LEAST_ITERATIONS, Settings, choose_model, leaf, propose
 from mmsolov2.apis.inferencer import SOLOv2Inferencer
 from mmsolov2.apis.reporting import report
 from mmsolov2.cli.config import open_config
@@ -153,8 +153,9 @@ def write_config(file: Path, asked: Mapping) -> None:
     text_of = partial(leaf, classes=training.classes, files=files, root=root)
     settings = fitting()
     epoch = seconds_of_epoch(text_of(settings), settings)
-    if minutes and 60 * minutes < LEAST_EPOCHS * epoch:
-        settings = fitting(share=60 * minutes / (LEAST_EPOCHS * epoch))
+    needed = epoch * LEAST_ITERATIONS / settings.iterations
+    if minutes and 60 * minutes < needed:
+        settings = fitting(share=60 * minutes / needed)
         epoch = seconds_of_epoch(text_of(settings), settings)
     epochs = max(int(60 * minutes / epoch), 1) if minutes else asked['epochs']
     settings = replace(settings, epochs=epochs or settings.epochs)
