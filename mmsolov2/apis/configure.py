@@ -37,7 +37,7 @@ EPOCH_ITERATIONS = 25  # at least: few pictures are repeated
 ITERATIONS = dict(trained=1000, scratch=2000)  # of a training, by what the backbone starts from
 LEAST_EPOCHS = 12
 LEAST_ITERATIONS = 360  # that a given time shall allow: pictures are smaller for it
-VALIDATIONS = 10
+VALIDATIONS = 10  # at most
 WARM_UP = 0.1  # of the training,
 LONGEST_WARM_UP = 50  # iterations
 RATE = 0.001  # of AdamW
@@ -204,7 +204,7 @@ val_dataloader = test_dataloader = dict(
     dataset=dict(ann_file=val_file, pipeline=test_pipeline, **images))
 val_evaluator = test_evaluator = dict(ann_file=val_file)
 epochs = {settings.epochs}
-train_cfg = dict(max_epochs=epochs, val_interval={max(settings.epochs // VALIDATIONS, 1)})
+train_cfg = dict(max_epochs=epochs, val_interval={math.ceil(settings.epochs / VALIDATIONS)})
 optim_wrapper = dict(optimizer=dict(lr={RATE}))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),
