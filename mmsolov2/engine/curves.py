@@ -49,9 +49,11 @@ def curves(hub: MessageHub) -> Figure:
     history = hub.log_scalars
     for name in sorted(name for name in history if name.startswith('train/loss')):
         values = values_of(history[name])
-        parts = np.array_split(values, min(POINTS, len(values)))
-        draw_curve(losses, np.cumsum([len(part) for part in parts]), np.array(
-            [part.mean() for part in parts]), name.removeprefix('train/'))  # fmt: skip
+        size = max(-(-len(values) // POINTS), 1)
+        parts = np.split(values, range(size, len(values), size))
+        places = np.cumsum([len(part) for part in parts])
+        means = np.array([part.mean() for part in parts])
+        draw_curve(losses, places, means, name.removeprefix('train/'))
     for kind, label in dict(segm='mask AP', bbox='box AP').items():
         name = f'val/coco/{kind}_mAP'
         if name in history and PLACES in history:

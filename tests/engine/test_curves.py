@@ -61,3 +61,8 @@ def test_a_training_that_began_without_the_hook(tmp_path):
     validated(tmp_path, hub, 0.2)
     (ap,) = curves(hub).axes[1].lines
     assert (ap.get_xdata().tolist(), ap.get_ydata().tolist()) == ([10], [0.2])
+
+
+def test_points_are_as_far_from_each_other():
+    (loss,) = curves(trained('odd', 336)).axes[0].lines
+    assert set(np.diff(loss.get_xdata())) == {2}
