@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +15,7 @@ from mmsolov2.datasets.image_files import decode_file
 SIDE = 32  # of the small grey picture
 LOW = 8  # frequencies kept of each direction: 64 bits
 PARTS = (slice(0, 3), slice(3, 6), slice(6, 8))  # of the 8 bytes of a hash
+KEPT = 2**14  # pictures, each of some kilobytes: a check, what is usable and a split read them
 MOST_BITS = 2  # in which the hashes of equal pictures may differ
 UNLIKE = 0.05  # mean difference of equal pictures, of their contrast; copies 0.04, others 0.2
 
@@ -46,7 +48,17 @@ def read_pictures(paths: Iterable[Path]) -> dict[Path, Picture | None]:
 
 
 def read_picture(path: Path) -> Picture | None:
-    """A picture file, or None if it cannot be decoded."""
+    """A picture file, or None if it cannot be decoded; once, until the file changes."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a zero in it
+        return None
+    return _read_picture(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=KEPT)
+def _read_picture(path: Path, time: int, size: int) -> Picture | None:
+    """``read_picture`` of a file as it is at a time, with so many bytes."""
     image = decode_file(path)
     return None if image is None else Picture(image.shape[0], image.shape[1], fingerprint(image))
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mmsolov2.datasets import fingerprints
 from mmsolov2.datasets.fingerprints import (
     Fingerprint,
     copies,
@@ -80,3 +81,18 @@ def test_files_are_read_once_and_broken_ones_are_none(tmp_path):
     read = read_pictures([*paths, paths[0]])
     assert [*read] == paths and read[paths[1]] is None and read[paths[2]] is None
     assert (read[paths[0]].height, read[paths[0]].width) == (180, 240)
+
+
+def test_a_picture_is_decoded_once_until_it_changes(tmp_path, monkeypatch):
+    path, decoded = tmp_path / 'a.png', []
+    monkeypatch.setattr(
+        fingerprints, 'decode_file', lambda path: decoded.append(path) or cv2.imread(str(path))
+    )
+    cv2.imwrite(str(path), scene(1))
+    assert read_pictures([path]) == read_pictures([path])
+    assert decoded == [path]
+    cv2.imwrite(str(path), scene(2)[:90])
+    assert read_pictures([path])[path].height == 90
+    path.unlink()
+    assert read_pictures([path]) == {path: None}
+    assert decoded == [path] * 2
