@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_model
 import torch
 from mmdet.apis import DetInferencer, inference_detector
 from mmdet.structures import DetDataSample
@@ -33,17 +34,7 @@ from mmsolov2.structures.masks import tight_boxes
 from mmsolov2.visualization.overlay import draw_labels, instance_color
 
 CONFIG = Path(__file__).parents[2] / 'configs/solov2/solov2-light_r18_fpn_ms-3x_coco.py'
-TINY = {
-    'model.neck.out_channels': 32,
-    'model.mask_neck.in_channels': 32,
-    'model.mask_neck.feat_channels': 32,
-    'model.mask_neck.out_channels': 32,
-    'model.mask_head.in_channels': 32,
-    'model.mask_head.feat_channels': 32,
-    'model.mask_head.num_grids': [8, 6, 5, 4, 3],
-    'model.test_cfg.max_per_img': 20,
-    'test_dataloader.dataset.pipeline.2.scale': (96, 64),
-}
+TINY = {**tiny_model.TINY, 'model.test_cfg.max_per_img': 20}
 
 
 @pytest.fixture(scope='module')

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from tiny_model import TINY
 from torch import nn
 
 from mmsolov2.apis import SOLOv2Inferencer, inferencer, load_config, predict, read_image
@@ -18,17 +19,6 @@ from mmsolov2.errors import InputError
 from mmsolov2.registry import MODELS
 
 CONFIG = 'solov2-light_r18_fpn_ms-3x_coco'
-TINY = {
-    'model.neck.out_channels': 32,
-    'model.mask_neck.in_channels': 32,
-    'model.mask_neck.feat_channels': 32,
-    'model.mask_neck.out_channels': 32,
-    'model.mask_head.in_channels': 32,
-    'model.mask_head.feat_channels': 32,
-    'model.mask_head.num_grids': [8, 6, 5, 4, 3],
-    'model.test_cfg.max_per_img': 5,
-    'test_dataloader.dataset.pipeline.2.scale': (96, 64),
-}
 
 
 @pytest.fixture(scope='module')

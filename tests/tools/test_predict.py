@@ -16,6 +16,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny_model import TINY
 from torch import nn
 
 from mmsolov2.apis import inferencer, load_config, prediction_files
@@ -26,17 +27,6 @@ from mmsolov2.registry import MODELS
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools' / 'predict.py'
 CONFIG = 'solov2-light_r18_fpn_ms-3x_coco'
-TINY = {
-    'model.neck.out_channels': 32,
-    'model.mask_neck.in_channels': 32,
-    'model.mask_neck.feat_channels': 32,
-    'model.mask_neck.out_channels': 32,
-    'model.mask_head.in_channels': 32,
-    'model.mask_head.feat_channels': 32,
-    'model.mask_head.num_grids': [8, 6, 5, 4, 3],
-    'model.test_cfg.max_per_img': 5,
-    'test_dataloader.dataset.pipeline.2.scale': (96, 64),
-}
 OPTIONS = [f'{key}={value}'.replace(' ', '') for key, value in TINY.items()]
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+import tiny_model
 import torch
 from torch import nn
 
@@ -18,18 +19,7 @@ from mmsolov2.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools' / 'predict.py'
-TINY = {
-    'model.backbone.init_cfg': None,
-    'model.neck.out_channels': 32,
-    'model.mask_neck.in_channels': 32,
-    'model.mask_neck.feat_channels': 32,
-    'model.mask_neck.out_channels': 32,
-    'model.mask_head.in_channels': 32,
-    'model.mask_head.feat_channels': 32,
-    'model.mask_head.num_grids': [8, 6, 5, 4, 3],
-    'model.test_cfg.max_per_img': 5,
-    'test_dataloader.dataset.pipeline.2.scale': (96, 64),
-}
+TINY = {**tiny_model.TINY, 'model.backbone.init_cfg': None}
 EVERY = [argument for name in FORMATS for argument in ('--format', name)]
 FIXED_NAMES = ['counts.csv', 'images.json', 'instances.csv', 'polygons.json', 'predictions.json']
 
